@@ -1,0 +1,43 @@
+"""Who runs where: every worker has GPUs on a node, every process its ports and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dynamoc.compiler.cluster import Cluster
+from dynamoc.compiler.graph import Component, Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One thing an agent starts. `gpus` are indices on the node, `ranks` their positions in the worker."""
+
+    name: str
+    component: Component
+    replica: int
+    node: int
+    gpus: tuple[int, ...]
+    ranks: tuple[int, ...]
+    cpus: int
+    ports: Mapping[str, int]
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    kv_blocks: int
+    transport: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The graph placed on a cluster. Nodes are indices into the allocation, in the order of `cluster.nodes`."""
+
+    graph: Graph
+    cluster: Cluster
+    processes: tuple[Process, ...]
+    transports: Mapping[tuple[str, str], str]
+    """The chosen transport of each kv edge, by (source, target) component."""
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the plan uses."""
+        return 1 + max(process.node for process in self.processes)

@@ -1,0 +1,144 @@
+"""The seam between a worker and what computes: requests in, one report per step out.
+
+The worker lives in an asyncio loop, the engine computes in a thread of its own. Every method here may be called
+from the loop and returns at once; what comes of it arrives in a `StepReport`. A prefill worker adds requests with
+`hold_kv`; a decode worker *reserves* blocks, lets a prefill worker fill them, then *resumes* the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.plane.messages import KvEvent, Sampling, TokenOutput
+
+RequestKey = int
+"""A request's name within one engine, given by the worker; never used twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """A request as the engine sees it.
+
+    `tokens` are prompt plus `generated` tokens that an earlier worker produced. With `hold_kv` the engine computes
+    the prompt, samples one token, reports `Prefilled` and keeps the blocks until `release`.
+    """
+
+    key: RequestKey
+    tokens: list[int]
+    sampling: Sampling
+    generated: int = 0
+    hold_kv: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """A `hold_kv` request is computed: its first token, and the blocks that hold the prompt's KV, in order."""
+
+    key: RequestKey
+    output: TokenOutput
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Blocks for a whole prompt are set aside. The first `resident` of them already hold the right content."""
+
+    key: RequestKey
+    blocks: tuple[int, ...]
+    resident: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Load at the end of a step. Counters are since start."""
+
+    running: int = 0
+    waiting: int = 0
+    active_blocks: int = 0
+    cached_blocks: int = 0
+    total_blocks: int = 0
+    quarantined_blocks: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class StepReport:
+    """Everything one step brought, in one call. `outputs[].request_id` is the engine's key."""
+
+    outputs: list[TokenOutput] = field(default_factory=list)
+    prefilled: list[Prefilled] = field(default_factory=list)
+    reserved: list[Reserved] = field(default_factory=list)
+    events: list[KvEvent] = field(default_factory=list)
+    stats: EngineStats = field(default_factory=EngineStats)
+    failure: str | None = None
+    """The engine cannot go on: the worker must fail its requests and exit."""
+
+
+class Engine(Protocol):
+    """What computes. One instance a worker."""
+
+    name: str
+
+    def load(self, progress: Callable[[float, str], None]) -> None:
+        """Blocking: load weights, allocate the pool, warm up. `progress` takes a fraction in 0..1 and a word."""
+        ...
+
+    def layout(self) -> KvLayout:
+        """Shape of the pool; after `load`."""
+        ...
+
+    def pool(self) -> HostPool:
+        """The pool that peers may write to; after `load`."""
+        ...
+
+    def start(self, on_step: Callable[[StepReport], None]) -> None:
+        """Begin to compute. `on_step` is called from the engine's thread."""
+        ...
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request. One that can never fit is reported as an output with `error`."""
+        ...
+
+    def reserve(self, request: EngineRequest) -> None:
+        """Set blocks aside for the prompt of a request whose KV will be written by a peer."""
+        ...
+
+    def resume(self, key: RequestKey, first: TokenOutput) -> None:
+        """The KV of a reserved request arrived and was verified: register its blocks, decode on from `first`.
+
+        `first` itself is not reported again as an output.
+        """
+        ...
+
+    def compute(self, key: RequestKey) -> None:
+        """The KV of a reserved request will not come and nothing writes to it: compute the prompt here."""
+        ...
+
+    def quarantine(self, key: RequestKey) -> None:
+        """Drop a reserved request but keep its blocks out of use: a peer may still write to them."""
+        ...
+
+    def release(self, key: RequestKey) -> None:
+        """Nobody else uses the blocks of a held, reserved or quarantined request any more."""
+        ...
+
+    def cancel(self, key: RequestKey) -> None:
+        """Drop a request that is queued or running; unknown keys are ignored. Nothing is reported for it."""
+        ...
+
+    def resident(self) -> list[KvEvent]:
+        """All blocks now in the prefix cache as `stored` events, parents first; for a router that restarted."""
+        ...
+
+    def stop(self) -> None:
+        """Blocking: end the thread and free what was allocated. Idempotent."""
+        ...

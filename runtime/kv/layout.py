@@ -1,0 +1,33 @@
+"""Where a block's bytes are: one block-major pool `[block][layer][k/v][head][token][dim]`."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+
+class KvLayout(msgspec.Struct, frozen=True):
+    """Shape of a KV pool. A block is one contiguous run of `block_bytes`; blocks follow each other without gaps.
+
+    `heads` and `head_dim` are per rank. `item_bytes` is the size of one element of `dtype`.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    block_size: int
+    dtype: str
+    item_bytes: int
+    parts: int = 2
+    """2: keys and values; 1: one latent (MLA)."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return self.layers * self.parts * self.heads * self.block_size * self.head_dim * self.item_bytes
+
+    def digest(self, model: str) -> str:
+        """Names what the bytes mean: equal digests may exchange blocks byte for byte."""
+        facts = (1, model, self.layers, self.parts, self.heads, self.head_dim, self.block_size, self.dtype)
+        return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,42 @@
+"""The G1 pool of a CPU worker: one anonymous shared-memory file that peers of the same user may map."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+
+from dynamoc.runtime.kv.layout import KvLayout
+
+PAGE_BYTES = 4096
+"""The first page holds the region's nonce; blocks start after it."""
+
+
+class HostPool:
+    """`blocks` blocks of `layout` in a memfd. The memory is gone with its last user, however that one ended."""
+
+    def __init__(self, layout: KvLayout, blocks: int, name: str = "dynamoc-kv") -> None:
+        self.layout = layout
+        self.blocks = blocks
+        self.data_bytes = layout.block_bytes * blocks
+        self.nonce = secrets.token_bytes(16)
+        self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, PAGE_BYTES + self.data_bytes)
+        self._map = mmap.mmap(self.fd, PAGE_BYTES + self.data_bytes)
+        self._map[: len(self.nonce)] = self.nonce
+        self.data = memoryview(self._map)[PAGE_BYTES:]
+        """The blocks, as writable bytes."""
+
+    def block(self, index: int) -> memoryview:
+        """The bytes of one block."""
+        size = self.layout.block_bytes
+        return self.data[index * size : (index + 1) * size]
+
+    def close(self) -> None:
+        """Give the memory back. Tensors over `data` must be gone; if one is left, the mapping stays with it."""
+        try:
+            self.data.release()
+            self._map.close()
+        except BufferError:
+            pass
+        os.close(self.fd)

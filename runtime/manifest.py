@@ -1,0 +1,196 @@
+"""The manifest: the one contract between the compiler and the runtime.
+
+The compiler writes it as `plan.json`; the agent and every process read it. It holds no host name: a process
+is on a node *index*, and the launcher hands the agents one address per node when they start.
+All sizes are in the unit their name ends with; a `block` is `block_size` tokens of KV cache.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+MANIFEST_VERSION = 1
+
+
+class Role(StrEnum):
+    """What a component does."""
+
+    FRONTEND = "frontend"
+    ROUTER = "router"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    AGGREGATED = "aggregated"
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether processes of this role run an engine."""
+        return self in (Role.PREFILL, Role.DECODE, Role.AGGREGATED)
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A piece of the manifest: immutable, and an unknown field is an error."""
+
+
+class ModelRef(_Part):
+    """Which weights to load. `path` wins; else `ref` is looked up under the model root of the node."""
+
+    ref: str
+    served_name: str
+    revision: str | None = None
+    path: str | None = None
+
+
+class KvSettings(_Part):
+    """The KV cache of a worker. Both sides of a prefill -> decode edge must agree on `block_size` and `dtype`."""
+
+    block_size: int
+    blocks: int
+    dtype: str
+    prefix_caching: bool = True
+
+
+class WorkerSettings(_Part):
+    """What an engine process needs to know.
+
+    `engine` names the implementation (`native`, `mocker`, `echo`), `args` is its own free map.
+    `transport` is what the plan declared for KV moving into or out of this worker: `shm`, `tcp` or None.
+    """
+
+    engine: str
+    device: str
+    dtype: str
+    kv: KvSettings
+    context_length: int
+    max_batched_tokens: int
+    max_sequences: int
+    transport: str | None = None
+    args: dict[str, object] = {}
+
+
+class RouterSettings(_Part):
+    """How requests are placed. `policy` is `kv`, `round_robin`, `random` or `least_loaded`.
+
+    `bypass_below_tokens`: prompts with fewer uncached tokens than this are prefilled by the decode worker.
+    """
+
+    policy: str = "kv"
+    overlap_credit: float = 1.0
+    prefill_load_scale: float = 1.0
+    temperature: float = 0.0
+    queue_capacity: int = 1024
+    queue_timeout_s: float = 60.0
+    bypass_below_tokens: int = 0
+
+
+class FrontendSettings(_Part):
+    """The HTTP side. `request_timeout_s` bounds a request from its first byte to its last token."""
+
+    max_body_bytes: int = 4 * 1024 * 1024
+    max_concurrent_requests: int = 4096
+    request_timeout_s: float = 600.0
+
+
+class RestartPolicy(_Part):
+    """How often a process that died is started again: at most `limit` times within `window_s`."""
+
+    limit: int = 5
+    window_s: float = 300.0
+    backoff_s: float = 0.2
+
+
+class ProcessSpec(_Part):
+    """One process the agent of `node` starts.
+
+    `argv` holds the words after the interpreter (`-m dynamoc.runtime …`); `gpus` are indices on the node;
+    `ranks` are the positions of those GPUs in the worker; `ports` maps a purpose (`http`, `plane`, `kv`,
+    `metrics`) to a port on the node. Processes start in order of `start_order`, and stop in reverse.
+    """
+
+    name: str
+    component: str
+    role: Role
+    replica: int
+    node: int
+    argv: tuple[str, ...]
+    gpus: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
+    env: dict[str, str] = {}
+    ports: dict[str, int] = {}
+    start_order: int = 0
+    ready_timeout_s: float = 120.0
+    drain_timeout_s: float = 10.0
+    restart: RestartPolicy = RestartPolicy()
+    worker: WorkerSettings | None = None
+    router: RouterSettings | None = None
+    frontend: FrontendSettings | None = None
+
+
+class Edge(_Part):
+    """A directed edge between components. `kind` is `request` (who calls whom) or `kv` (who sends blocks to whom)."""
+
+    source: str
+    target: str
+    kind: str
+    transport: str | None = None
+
+
+class Manifest(_Part):
+    """The whole plan, as the runtime sees it."""
+
+    version: int
+    name: str
+    plan_hash: str
+    model: ModelRef
+    nodes: int
+    processes: tuple[ProcessSpec, ...]
+    edges: tuple[Edge, ...] = ()
+    model_root: str = "~/.cache/dynamoc/models"
+
+    def process(self, name: str) -> ProcessSpec:
+        """The process called `name`; KeyError if there is none."""
+        for process in self.processes:
+            if process.name == name:
+                return process
+        raise KeyError(name)
+
+    def of_role(self, role: Role) -> tuple[ProcessSpec, ...]:
+        """All processes of one role, in plan order."""
+        return tuple(process for process in self.processes if process.role is role)
+
+    def on_node(self, node: int) -> tuple[ProcessSpec, ...]:
+        """All processes one agent starts, in start order."""
+        return tuple(sorted((p for p in self.processes if p.node == node), key=lambda p: p.start_order))
+
+    def model_folder(self, root: Path | None = None) -> Path:
+        """Where the weights and the tokenizer are on this node."""
+        if self.model.path is not None:
+            return Path(self.model.path).expanduser()
+        return (root or Path(self.model_root)).expanduser() / self.model.ref
+
+
+class ManifestError(ValueError):
+    """The file is not a manifest this runtime understands."""
+
+
+def encode_manifest(manifest: Manifest) -> str:
+    """Indented JSON with a trailing newline; the same manifest always gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2).decode() + "\n"
+
+
+def decode_manifest(text: str | bytes) -> Manifest:
+    """Read and check a manifest; ManifestError says what is wrong with it."""
+    try:
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ManifestError(f"not a manifest of version {MANIFEST_VERSION}: {error}") from error
+    if manifest.version != MANIFEST_VERSION:
+        raise ManifestError(f"manifest version {manifest.version}, this runtime reads {MANIFEST_VERSION}")
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest file; ManifestError or OSError."""
+    return decode_manifest(path.read_bytes())

@@ -1,0 +1,113 @@
+"""Every metric dynamoc exports: one table, from which docs/metrics.md is generated.
+
+Names follow Prometheus: the unit is a suffix, counters end in `_total`, no value is ambiguous about direction
+(`src`, `dst`, `op` labels), and a rate is never exported where its two counters can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `of` names the role that exports it."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    of: Literal["frontend", "router", "worker", "every"]
+    doc: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = SECONDS
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("dynamoc_info", "gauge", "every", "1; the labels say which process this is.", ("process", "role", "incarnation")),
+    # frontend
+    Metric("dynamoc_frontend_requests_total", "counter", "frontend", "Requests by endpoint and HTTP status.", ("endpoint", "status")),
+    Metric("dynamoc_frontend_inflight_requests", "gauge", "frontend", "Requests being answered."),
+    Metric("dynamoc_frontend_prompt_tokens_total", "counter", "frontend", "Prompt tokens of accepted requests."),
+    Metric("dynamoc_frontend_cached_tokens_total", "counter", "frontend", "Prompt tokens served from a prefix cache."),
+    Metric("dynamoc_frontend_output_tokens_total", "counter", "frontend", "Tokens sent to clients."),
+    Metric("dynamoc_frontend_time_to_first_token_seconds", "histogram", "frontend", "Request received to first token."),
+    Metric("dynamoc_frontend_inter_token_latency_seconds", "histogram", "frontend", "Gap between two successive tokens of a request."),
+    Metric("dynamoc_frontend_request_seconds", "histogram", "frontend", "Request received to last byte sent."),
+    Metric("dynamoc_frontend_disconnects_total", "counter", "frontend", "Clients that left before their answer was complete."),
+    Metric("dynamoc_frontend_replays_total", "counter", "frontend", "Requests sent to another worker.", ("after",)),
+    # router
+    Metric("dynamoc_router_requests_total", "counter", "router", "Routing decisions.", ("outcome",)),
+    Metric("dynamoc_router_queued_requests", "gauge", "router", "Requests waiting for a worker."),
+    Metric("dynamoc_router_workers", "gauge", "router", "Registered workers.", ("role",)),
+    Metric("dynamoc_router_overlap_blocks_total", "counter", "router", "Prompt blocks believed resident where a request was sent."),
+    Metric("dynamoc_router_prompt_blocks_total", "counter", "router", "Prompt blocks of routed requests."),
+    Metric("dynamoc_router_decision_seconds", "histogram", "router", "Time to choose a worker.", (), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1)),
+    Metric("dynamoc_router_index_blocks", "gauge", "router", "Blocks in the prefix index.", ("worker",)),
+    Metric("dynamoc_router_kv_events_total", "counter", "router", "KV events applied.", ("type", "status")),
+    # worker
+    Metric("dynamoc_worker_running_requests", "gauge", "worker", "Requests in the running batch."),
+    Metric("dynamoc_worker_waiting_requests", "gauge", "worker", "Requests waiting for blocks or budget."),
+    Metric("dynamoc_worker_blocks", "gauge", "worker", "KV blocks by state: active, cached, free, quarantined.", ("state",)),
+    Metric("dynamoc_worker_prompt_tokens_total", "counter", "worker", "Prompt tokens of requests, computed or not."),
+    Metric("dynamoc_worker_cached_tokens_total", "counter", "worker", "Prompt tokens found in the prefix cache."),
+    Metric("dynamoc_worker_generated_tokens_total", "counter", "worker", "Tokens sampled."),
+    Metric("dynamoc_worker_preemptions_total", "counter", "worker", "Sequences whose blocks were taken to let others go on."),
+    Metric("dynamoc_worker_steps_total", "counter", "worker", "Engine steps."),
+    Metric("dynamoc_worker_step_seconds_total", "counter", "worker", "Time spent in engine steps."),
+    # KV transfer, exported by the side named in the doc
+    Metric("dynamoc_kv_transfer_bytes_total", "counter", "worker", "Bytes moved, counted by the sender.", ("transport", "src", "dst", "op")),
+    Metric("dynamoc_kv_transfer_blocks_total", "counter", "worker", "Blocks moved, counted by the sender.", ("transport", "src", "dst", "op")),
+    Metric("dynamoc_kv_transfer_seconds", "histogram", "worker", "Time of one transfer, at the sender.", ("transport", "src", "dst", "op")),
+    Metric("dynamoc_kv_transfer_failures_total", "counter", "worker", "Transfers that did not succeed.", ("transport", "src", "dst", "op", "reason")),
+    Metric("dynamoc_kv_transfer_inflight", "gauge", "worker", "Transfers under way.", ("transport", "src", "dst", "op")),
+    Metric("dynamoc_kv_checksum_failures_total", "counter", "worker", "Blocks whose checksum was wrong on arrival, counted by the receiver."),
+    Metric("dynamoc_kv_received_blocks_total", "counter", "worker", "Blocks that arrived and were verified, counted by the receiver.", ("transport",)),
+)  # fmt: skip
+
+_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+
+class Metrics:
+    """The metrics of one process; each is made at its first use, with the table's labels and buckets."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+
+    def counter(self, name: str) -> Counter:
+        """The counter of that name; `.labels(...)` where it has labels."""
+        made = self._get(name)
+        assert isinstance(made, Counter)
+        return made
+
+    def gauge(self, name: str) -> Gauge:
+        """The gauge of that name."""
+        made = self._get(name)
+        assert isinstance(made, Gauge)
+        return made
+
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of that name."""
+        made = self._get(name)
+        assert isinstance(made, Histogram)
+        return made
+
+    def serve(self, host: str, port: int) -> None:
+        """Answer GET /metrics on `host:port` from a thread; OSError if it cannot be bound."""
+        start_http_server(port, host, registry=self.registry)
+
+    def _get(self, name: str) -> Counter | Gauge | Histogram:
+        if name not in self._made:
+            metric = _BY_NAME[name]
+            if metric.type == "counter":
+                self._made[name] = Counter(name, metric.doc, metric.labels, registry=self.registry)
+            elif metric.type == "gauge":
+                self._made[name] = Gauge(name, metric.doc, metric.labels, registry=self.registry)
+            else:
+                self._made[name] = Histogram(name, metric.doc, metric.labels, buckets=metric.buckets, registry=self.registry)
+        return self._made[name]
