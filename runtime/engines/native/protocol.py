@@ -1,0 +1,36 @@
+"""The seam between the engine's scheduler and the device that computes its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from dynamoc.runtime.engines.native.sequence import Sampled, Step
+from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.pool import HostPool
+
+
+class Runner(Protocol):
+    """Executes steps: with real weights (`native`), with a clock (`mocker`), or by echoing (`echo`)."""
+
+    eos_token_ids: frozenset[int]
+
+    def load(self, progress: Callable[[float, str], None]) -> None:
+        """Blocking: make the model and the pool ready."""
+        ...
+
+    def layout(self) -> KvLayout:
+        """Shape of the pool; after `load`."""
+        ...
+
+    def pool(self) -> HostPool:
+        """The pool whose block indices the sequences carry; after `load`."""
+        ...
+
+    def execute(self, step: Step) -> list[Sampled]:
+        """Compute a step: one `Sampled` per chunk with `sample`, in order. Called from one thread only."""
+        ...
+
+    def close(self) -> None:
+        """Free the pool and the weights."""
+        ...

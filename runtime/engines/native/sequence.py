@@ -1,0 +1,59 @@
+"""One request inside the engine, and one step over many of them. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dynamoc.runtime.plane.messages import Sampling, TokenLogprob
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request's tokens and the blocks that hold their KV.
+
+    `tokens` grows as tokens are sampled; `computed` counts the leading tokens whose KV is in `blocks`;
+    `prompt_tokens` counts what came with the request, of which the last `generated` are replayed output.
+    """
+
+    key: int
+    tokens: list[int]
+    prompt_tokens: int
+    sampling: Sampling
+    generated: int = 0
+    hold_kv: bool = False
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def output_index(self) -> int:
+        """The index of the token to be sampled next, counted from the original prompt's end."""
+        return len(self.tokens) - self.prompt_tokens + self.generated
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Compute `tokens[start : start + count]` of a sequence; then sample its next token if `sample`.
+
+    Blocks for all of them are allocated. A decode is a chunk of one token.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to compute at once: decodes first, then prefill chunks."""
+
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token drawn for one chunk with `sample`."""
+
+    token: int
+    logprob: TokenLogprob | None = None
