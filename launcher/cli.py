@@ -1,0 +1,71 @@
+"""The command line: a group that imports a command only when it is called, and turns bugs into bug reports."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from dynamoc import __version__
+
+COMMANDS: dict[str, str] = {
+    "check": "Prove a spec: every error at once.",
+    "plan": "Show who runs where.",
+    "graph": "Draw the pipeline.",
+    "compile": "Write the artifacts of a target.",
+    "up": "Compile for this machine and run it.",
+    "status": "Show the state of a run.",
+    "logs": "Show the logs of a run.",
+    "explain": "Explain an error code.",
+    "schema": "Print the JSON schema of specs.",
+    "model": "Fetch or convert models.",
+}
+
+EXIT_BUG = 3
+
+
+class LazyGroup(click.Group):
+    """Lists commands from the table; loads `dynamoc.launcher.commands.<name>` on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """In the order of a user's work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; a misspelt one is answered with the nearest."""
+        if cmd_name not in COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(cmd_name, COMMANDS, 1)
+            help_text = f"; did you mean `{near[0]}`?" if near else ""
+            ctx.fail(f"no command `{cmd_name}`{help_text}")
+        module = importlib.import_module(f"dynamoc.launcher.commands.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dynamoc")
+def root() -> None:
+    """Prove, compile and run LLM inference pipelines from one YAML graph."""
+
+
+def main() -> None:
+    """Exit 0 fine, 1 the spec or the run is wrong, 2 usage, 3 our bug."""
+    try:
+        root()
+    except Exception:  # noqa: BLE001  # the one place where a bug is caught: it becomes a report, not a crash
+        traceback.print_exc()
+        print(
+            f"\nThis is a bug in dynamoc {__version__}. Please report the lines above with the spec that caused them.",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_BUG)
