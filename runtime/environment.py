@@ -10,7 +10,7 @@ from typing import Any
 PREFIX = "DYNAMOC_"
 
 
-class BadEnvironment(ValueError):
+class EnvironmentVariableError(ValueError):
     """A variable holds something it must not; the message names variable, value and what is allowed."""
 
 
@@ -26,15 +26,25 @@ class Variable:
     set_by_agent: bool = False
 
 
-
-
 VARIABLES: tuple[Variable, ...] = (
     Variable(
-        "DYNAMOC_MODEL_ROOT", "path", None, "Folder under which `model.ref` is looked up; wins over the manifest's `model_root`."
+        "DYNAMOC_MODEL_ROOT",
+        "path",
+        None,
+        "Folder under which `model.ref` is looked up; wins over the manifest's `model_root`.",
     ),
     Variable("DYNAMOC_LOG_LEVEL", "debug | info | warning | error", "info", "Least severe log line that is written."),
-    Variable("DYNAMOC_INCARNATION", "integer", "0", "Which life of the process this is; counts restarts.", int, set_by_agent=True),
-    Variable("DYNAMOC_NOTIFY_FD", "integer", None, "File descriptor of the socket to the agent.", int, set_by_agent=True),
+    Variable(
+        "DYNAMOC_INCARNATION",
+        "integer",
+        "0",
+        "Which life of the process this is; counts restarts.",
+        int,
+        set_by_agent=True,
+    ),
+    Variable(
+        "DYNAMOC_NOTIFY_FD", "integer", None, "File descriptor of the socket to the agent.", int, set_by_agent=True
+    ),
     Variable("DYNAMOC_RUN_DIR", "path", None, "The run folder.", set_by_agent=True),
 )
 
@@ -42,7 +52,7 @@ _BY_NAME: Mapping[str, Variable] = {variable.name: variable for variable in VARI
 
 
 def read(name: str, environ: Mapping[str, str] | None = None) -> Any:
-    """The parsed value of a registered variable, or its default; BadEnvironment if the text is wrong."""
+    """The parsed value of a registered variable, or its default; EnvironmentVariableError if the text is wrong."""
     variable = _BY_NAME[name]
     text = (os.environ if environ is None else environ).get(name, variable.default)
     if text is None:
@@ -50,7 +60,7 @@ def read(name: str, environ: Mapping[str, str] | None = None) -> Any:
     try:
         return variable.parse(text)
     except ValueError as error:
-        raise BadEnvironment(f"{name}={text!r}: {error} (expected {variable.type})") from error
+        raise EnvironmentVariableError(f"{name}={text!r}: {error} (expected {variable.type})") from error
 
 
 def unknown(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -109,5 +109,7 @@ class Metrics:
             elif metric.type == "gauge":
                 self._made[name] = Gauge(name, metric.doc, metric.labels, registry=self.registry)
             else:
-                self._made[name] = Histogram(name, metric.doc, metric.labels, buckets=metric.buckets, registry=self.registry)
+                self._made[name] = Histogram(
+                    name, metric.doc, metric.labels, buckets=metric.buckets, registry=self.registry
+                )
         return self._made[name]

@@ -63,10 +63,7 @@ def test_public_names_have_docstrings() -> None:
     bare = []
     for path in sources(*ROOMS):
         for node in ast.parse(path.read_text()).body:
-            public = (
-                isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-                and node.name[0] != "_"
-            )
+            public = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_"
             if public and not ast.get_docstring(node):
                 bare.append(f"{path.relative_to(ROOT)}: {node.name}")
 
@@ -74,16 +71,12 @@ def test_public_names_have_docstrings() -> None:
 
 
 def test_the_project_names_no_machine_it_was_built_on() -> None:
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.split()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not tracked:
         pytest.skip("not a git checkout: the list of tracked files is git's")
     home = re.compile(rf"{re.escape(str(ROOT.parent))}/")
     leaks = [
-        name
-        for name in tracked
-        if (ROOT / name).is_file() and home.search((ROOT / name).read_text(errors="replace"))
+        name for name in tracked if (ROOT / name).is_file() and home.search((ROOT / name).read_text(errors="replace"))
     ]
 
     assert not leaks

@@ -1,4 +1,4 @@
-"""Names of blocks, computed alike by workers and routers (the scheme of Dynamo's `kv-router`, so that events interoperate)."""
+"""Names of blocks, alike for workers and routers (the scheme of Dynamo's `kv-router`: events interoperate)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def local_hashes(tokens: bytes, block_size: int) -> list[int]:
 
 
 def extend(parent: int | None, local: int) -> int:
-    """The sequence hash of a block: its local hash chained to its parent's sequence hash; the first block's is its own."""
+    """A block's sequence hash: its local hash chained to its parent; a first block's is its local hash."""
     return local if parent is None else _hash(_pack_pair(parent, local), SEED)
 
 

@@ -199,7 +199,9 @@ class Connection(asyncio.Protocol):
                 return
             self._peer_nonce = challenge.nonce
             nonces = self._peer_nonce + self._nonce
-            self._write(_encode(_Hello(self._identity, self._nonce, _proof(self._key, "client", nonces, self._identity))))
+            self._write(
+                _encode(_Hello(self._identity, self._nonce, _proof(self._key, "client", nonces, self._identity)))
+            )
         elif self._dialled:
             welcome = msgspec.msgpack.decode(payload, type=_Welcome)
             self._admit(welcome.identity, welcome.proof, "server", self._peer_nonce + self._nonce)
