@@ -34,7 +34,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A piece of the manifest: immutable, and an unknown field is an error."""
 
 
-class ModelRef(_Part):
+class ModelRef(_Part, frozen=True):
     """Which weights to load. `path` wins; else `ref` is looked up under the model root of the node."""
 
     ref: str
@@ -43,7 +43,7 @@ class ModelRef(_Part):
     path: str | None = None
 
 
-class KvSettings(_Part):
+class KvSettings(_Part, frozen=True):
     """The KV cache of a worker. Both sides of a prefill -> decode edge must agree on `block_size` and `dtype`."""
 
     block_size: int
@@ -52,7 +52,7 @@ class KvSettings(_Part):
     prefix_caching: bool = True
 
 
-class WorkerSettings(_Part):
+class WorkerSettings(_Part, frozen=True):
     """What an engine process needs to know.
 
     `engine` names the implementation (`native`, `mocker`, `echo`), `args` is its own free map.
@@ -70,7 +70,7 @@ class WorkerSettings(_Part):
     args: dict[str, object] = {}
 
 
-class RouterSettings(_Part):
+class RouterSettings(_Part, frozen=True):
     """How requests are placed. `policy` is `kv`, `round_robin`, `random` or `least_loaded`.
 
     `bypass_below_tokens`: prompts with fewer uncached tokens than this are prefilled by the decode worker.
@@ -85,7 +85,7 @@ class RouterSettings(_Part):
     bypass_below_tokens: int = 0
 
 
-class FrontendSettings(_Part):
+class FrontendSettings(_Part, frozen=True):
     """The HTTP side. `request_timeout_s` bounds a request from its first byte to its last token."""
 
     max_body_bytes: int = 4 * 1024 * 1024
@@ -93,7 +93,7 @@ class FrontendSettings(_Part):
     request_timeout_s: float = 600.0
 
 
-class RestartPolicy(_Part):
+class RestartPolicy(_Part, frozen=True):
     """How often a process that died is started again: at most `limit` times within `window_s`."""
 
     limit: int = 5
@@ -101,7 +101,7 @@ class RestartPolicy(_Part):
     backoff_s: float = 0.2
 
 
-class ProcessSpec(_Part):
+class ProcessSpec(_Part, frozen=True):
     """One process the agent of `node` starts.
 
     `argv` holds the words after the interpreter (`-m dynamoc.runtime …`); `gpus` are indices on the node;
@@ -128,7 +128,7 @@ class ProcessSpec(_Part):
     frontend: FrontendSettings | None = None
 
 
-class Edge(_Part):
+class Edge(_Part, frozen=True):
     """A directed edge between components. `kind` is `request` (who calls whom) or `kv` (who sends blocks to whom)."""
 
     source: str
@@ -137,7 +137,7 @@ class Edge(_Part):
     transport: str | None = None
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True):
     """The whole plan, as the runtime sees it."""
 
     version: int

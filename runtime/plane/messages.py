@@ -95,7 +95,7 @@ class StoredBlock(msgspec.Struct, frozen=True, array_like=True):
     local_hash: int
 
 
-class BlocksStored(Message):
+class BlocksStored(Message, frozen=True):
     """Blocks became resident in a tier (`G1`…`G4`), each the child of the one before; the first of `parent`."""
 
     blocks: tuple[StoredBlock, ...]
@@ -103,21 +103,21 @@ class BlocksStored(Message):
     tier: str = "G1"
 
 
-class BlocksRemoved(Message):
+class BlocksRemoved(Message, frozen=True):
     """Blocks left a tier."""
 
     sequence_hashes: tuple[int, ...]
     tier: str = "G1"
 
 
-class BlocksCleared(Message):
+class BlocksCleared(Message, frozen=True):
     """Nothing of this worker is resident any more."""
 
 
 KvEvent = BlocksStored | BlocksRemoved | BlocksCleared
 
 
-class KvEvents(Message):
+class KvEvents(Message, frozen=True):
     """Events of one worker in order; `first_id` counts up by one per event, so the router sees a gap."""
 
     first_id: int
@@ -127,20 +127,20 @@ class KvEvents(Message):
 # ---- worker <-> router -----------------------------------------------------------------------------------
 
 
-class RegisterWorker(Message):
+class RegisterWorker(Message, frozen=True):
     """First message of a worker to the router; followed by all resident blocks as KvEvents."""
 
     worker: WorkerInfo
 
 
-class Registered(Message):
+class Registered(Message, frozen=True):
     """The router's answer. Not accepted means the reason is final (a stale incarnation, another layout)."""
 
     accepted: bool
     reason: str = ""
 
 
-class LoadReport(Message):
+class LoadReport(Message, frozen=True):
     """The worker's own view of its load, sent when it changed, at most ten times a second."""
 
     running: int
@@ -149,14 +149,14 @@ class LoadReport(Message):
     cached_blocks: int
 
 
-class Draining(Message):
+class Draining(Message, frozen=True):
     """The worker finishes what it has and wants nothing new."""
 
 
 # ---- frontend <-> router ---------------------------------------------------------------------------------
 
 
-class RouteRequest(Message):
+class RouteRequest(Message, frozen=True):
     """Where should this go? `avoid` names `worker@incarnation`s that already failed this request."""
 
     request_id: int
@@ -165,7 +165,7 @@ class RouteRequest(Message):
     avoid: tuple[str, ...] = ()
 
 
-class Routed(Message):
+class Routed(Message, frozen=True):
     """The router's choice. `prefill` is None when the worker computes the prompt itself.
 
     `overlap_blocks` are the leading prompt blocks the router believes the computing worker holds.
@@ -177,7 +177,7 @@ class Routed(Message):
     overlap_blocks: int = 0
 
 
-class RouteRefused(Message):
+class RouteRefused(Message, frozen=True):
     """No worker can take the request. `code` is `overloaded`, `no_worker`, `too_long` or `timeout`."""
 
     request_id: int
@@ -185,23 +185,23 @@ class RouteRefused(Message):
     reason: str
 
 
-class PromptComputed(Message):
+class PromptComputed(Message, frozen=True):
     """The first token arrived: the prompt is no longer load on the worker that computed it."""
 
     request_id: int
 
 
-class RequestEnded(Message):
+class RequestEnded(Message, frozen=True):
     """The request is over, however it ended. Also cancels one that is still queued in the router."""
 
     request_id: int
 
 
-class WorkersWanted(Message):
+class WorkersWanted(Message, frozen=True):
     """Ask the router who is registered."""
 
 
-class Workers(Message):
+class Workers(Message, frozen=True):
     """Who is registered and not draining."""
 
     workers: tuple[WorkerInfo, ...]
@@ -210,7 +210,7 @@ class Workers(Message):
 # ---- frontend <-> worker ---------------------------------------------------------------------------------
 
 
-class Generate(Message):
+class Generate(Message, frozen=True):
     """Produce tokens. With `prefill` set, the worker asks that one for the prompt's KV.
 
     `generated` counts the last tokens of `tokens` that earlier workers produced (a replay after a failure):
@@ -225,13 +225,13 @@ class Generate(Message):
     generated: int = 0
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """Stop working on a request; unknown ids are ignored."""
 
     request_id: int
 
 
-class StepOutputs(Message):
+class StepOutputs(Message, frozen=True):
     """All outputs of one engine step for one peer: one frame a step."""
 
     outputs: tuple[TokenOutput, ...]
@@ -240,7 +240,7 @@ class StepOutputs(Message):
 # ---- decode worker <-> prefill worker --------------------------------------------------------------------
 
 
-class AttachPool(Message):
+class AttachPool(Message, frozen=True):
     """A decode worker offers its KV pool: `transport` and what it needs to reach the pool."""
 
     transport: str
@@ -248,7 +248,7 @@ class AttachPool(Message):
     layout_digest: str
 
 
-class PoolAttached(Message):
+class PoolAttached(Message, frozen=True):
     """The prefill worker can (or cannot) write to the offered pool. A refusal is an error, never a fallback."""
 
     transport: str
@@ -256,7 +256,7 @@ class PoolAttached(Message):
     reason: str = ""
 
 
-class PrefillRequest(Message):
+class PrefillRequest(Message, frozen=True):
     """Compute the prompt, push its KV into my blocks, answer with the first token.
 
     `blocks` are destination block indices in the attached pool for the prompt's blocks from `first_block` on
@@ -273,7 +273,7 @@ class PrefillRequest(Message):
     generated: int = 0
 
 
-class PrefillDone(Message):
+class PrefillDone(Message, frozen=True):
     """All blocks are written. `checksums` holds one xxh3-64 (u64 little-endian) per block of the request."""
 
     request_id: int
@@ -285,7 +285,7 @@ class PrefillDone(Message):
     seconds: float
 
 
-class PrefillFailed(Message):
+class PrefillFailed(Message, frozen=True):
     """The prompt's KV will not come, and nothing will be written to the blocks any more."""
 
     request_id: int
@@ -294,14 +294,14 @@ class PrefillFailed(Message):
     retryable: bool = True
 
 
-class AbortPrefill(Message):
+class AbortPrefill(Message, frozen=True):
     """Stop a prefill. The blocks stay quarantined until PrefillAborted, PrefillDone or PrefillFailed comes back."""
 
     request_id: int
     generation: int
 
 
-class PrefillAborted(Message):
+class PrefillAborted(Message, frozen=True):
     """Nothing will be written to the blocks of this attempt any more."""
 
     request_id: int
