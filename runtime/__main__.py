@@ -10,7 +10,6 @@ from pathlib import Path
 
 from dynamoc.runtime import process
 
-
 ROLES = {
     "frontend": "dynamoc.runtime.frontend.app",
     "router": "dynamoc.runtime.router.app",
