@@ -6,12 +6,18 @@ spans of the text. The driver stops between lowerings if any error was reported,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 Path = tuple[str | int, ...]
 """Where in the spec: keys and indices from the root."""
+
+PLAIN_TEXT = re.compile(r"[A-Za-z_/][\w./-]*(?: (?:-> )?[\w./-]+)*", re.ASCII)
+WORDS_OF_YAML = frozenset({"null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"})
 
 
 class Severity(StrEnum):
@@ -40,8 +46,73 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Put:
+    """Give what is at `path` this value; entries that are missing on the way are made."""
+
+    path: Path
+    value: Any
+
+    def __str__(self) -> str:
+        return f"set {spell(self.path)} to `{scalar_text(self.value)}`"
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Remove the entry at `path`."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"remove {spell(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Give the key at `path` another name."""
+
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"rename `{self.path[-1]}` to `{self.name}`"
+
+
+Change = Put | Drop | Rename
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What a pass proposes, by path: all `changes` together. Without a `text` the help is derived from them."""
+
+    changes: tuple[Change, ...]
+    text: str = ""
+
+    @property
+    def help(self) -> str:
+        """What the user reads."""
+        return self.text or " and ".join(str(change) for change in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The characters from offset `start` up to `end` of the text become `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A remedy that can be applied to the text: all edits together, and this error is gone."""
+
+    help: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `message` is a fact; `notes` show the arithmetic; only `helps` advise."""
+    """One finding. `message` is a fact; `notes` show the arithmetic; only `helps` advise, `fixes` are alternatives."""
 
     code: str
     severity: Severity
@@ -49,6 +120,7 @@ class Diagnostic:
     labels: tuple[Label, ...] = ()
     notes: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
 
 
 class CompileError(Exception):
@@ -60,11 +132,33 @@ class CompileError(Exception):
 
 
 @dataclass(slots=True)
+class Waiver:
+    """A rule the user switched off, with the reason."""
+
+    code: str
+    reason: str
+    at: Path
+    used: bool = False
+
+
+def _no_edits(changes: Sequence[Change]) -> tuple[Edit, ...] | None:
+    """For graphs without a text."""
+    del changes
+    return None
+
+
+@dataclass(slots=True)
 class Reporter:
-    """Collects diagnostics of one compilation. `locate` maps a path to its span: of the key, or of the value."""
+    """Collects diagnostics of one compilation.
+
+    `locate` maps a path to its span: of the key, or of the value. `edit` turns changes by path into edits of the
+    text, None where the text does not allow it. A waived error is recorded as a warning.
+    """
 
     locate: Callable[[Path, bool], Span | None]
+    edit: Callable[[Sequence[Change]], tuple[Edit, ...] | None] = _no_edits
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    waivers: list[Waiver] = field(default_factory=list)
 
     def error(
         self,
@@ -74,9 +168,15 @@ class Reporter:
         notes: Sequence[str] = (),
         helps: Sequence[str] = (),
         at_key: bool = False,
+        remedies: Sequence[Remedy] = (),
     ) -> None:
         """Report an error. `at` are (path, label text), the primary first; `at_key` marks its key, not its value."""
-        self._report(Severity.ERROR, code, message, at, notes, helps, at_key)
+        waived = [waiver for waiver in self.waivers if waiver.code == code]
+        for waiver in waived:
+            waiver.used = True
+        severity = Severity.WARNING if waived else Severity.ERROR
+        notes = (*notes, *(f"allowed by the spec: {waiver.reason}" for waiver in waived))
+        self._report(severity, code, message, at, notes, helps, at_key, remedies)
 
     def warning(
         self,
@@ -86,14 +186,19 @@ class Reporter:
         notes: Sequence[str] = (),
         helps: Sequence[str] = (),
         at_key: bool = False,
+        remedies: Sequence[Remedy] = (),
     ) -> None:
         """Report something that is probably not meant but can run."""
-        self._report(Severity.WARNING, code, message, at, notes, helps, at_key)
+        self._report(Severity.WARNING, code, message, at, notes, helps, at_key, remedies)
 
     def stop_on_errors(self) -> None:
         """Raise CompileError if any error was reported so far."""
         if any(d.severity is Severity.ERROR for d in self.diagnostics):
             raise CompileError(self.diagnostics)
+
+    def unused_waivers(self) -> Iterator[Waiver]:
+        """Waivers that switched nothing off; ask when all passes have run."""
+        return (waiver for waiver in self.waivers if not waiver.used)
 
     def _report(
         self,
@@ -104,10 +209,38 @@ class Reporter:
         notes: Sequence[str],
         helps: Sequence[str],
         at_key: bool,
+        remedies: Sequence[Remedy],
     ) -> None:
         labels = []
         for number, (path, text) in enumerate(at):
             span = self.locate(path, at_key and number == 0)
             if span is not None:
                 labels.append(Label(span, text))
-        self.diagnostics.append(Diagnostic(code, severity, message, tuple(labels), tuple(notes), tuple(helps)))
+        advice, fixes = list(helps), []
+        for remedy in remedies:
+            edits = self.edit(remedy.changes)
+            if edits is None:
+                advice.append(remedy.help)
+            else:
+                fixes.append(Fix(remedy.help, edits))
+        self.diagnostics.append(
+            Diagnostic(code, severity, message, tuple(labels), tuple(notes), tuple(advice), tuple(fixes))
+        )
+
+
+def spell(path: Path) -> str:
+    """A path as users read it: `decode.parallel.tp`, `edges[1]`."""
+    words = path[1:] if len(path) > 1 and path[0] == "components" else path
+    text = "".join(f"[{word}]" if isinstance(word, int) else f".{word}" for word in words)
+    return f"`{text.removeprefix('.')}`" if text else "the file"
+
+
+def scalar_text(value: Any) -> str:
+    """A value as it is written in a spec, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{scalar_text(k)}: {scalar_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(scalar_text(item) for item in value) + "]"
+    if isinstance(value, str) and PLAIN_TEXT.fullmatch(value) and value not in WORDS_OF_YAML:
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from dynamoc.compiler.diagnostics import Path
 from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class EdgeKind(StrEnum):
@@ -116,6 +117,14 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """A rule the user switched off, and why: kept with the plan."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """Names bound, defaults filled. Components and edges keep the order of the text."""
 
@@ -125,6 +134,7 @@ class Graph:
     edges: tuple[Edge, ...]
     same_node: tuple[tuple[str, ...], ...] = ()
     load: Load | None = None
+    allow: tuple[Allowance, ...] = ()
 
     def component(self, name: str) -> Component:
         """The component called `name`; KeyError if there is none."""
@@ -139,6 +149,8 @@ class Graph:
 
     def digraph(self) -> nx.DiGraph[str]:
         """The same as a networkx graph: vertices are component names, edges carry their `Edge` as `edge`."""
+        import networkx as nx
+
         graph: nx.DiGraph[str] = nx.DiGraph()
         graph.add_nodes_from((c.name, {"component": c}) for c in self.components)
         graph.add_edges_from((e.source, e.target, {"edge": e}) for e in self.edges)
