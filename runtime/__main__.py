@@ -15,7 +15,7 @@ ROLES = {
     "router": "dynamoc.runtime.router.app",
     "worker": "dynamoc.runtime.worker",
 }
-"""Each module has `async def run(context: Context) -> int`, the exit status."""
+"""Each module has `async def run(context: Context) -> int`, the exit status; and, if it wants another, `new_event_loop`."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     process.set_up_logging(options.name)
     context = process.load_context(options.run_dir, options.name)
     role = importlib.import_module(ROLES[options.role])
-    status: int = asyncio.run(role.run(context))
+    with asyncio.Runner(loop_factory=getattr(role, "new_event_loop", None)) as runner:
+        status: int = runner.run(role.run(context))
     return status
 
 

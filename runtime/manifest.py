@@ -86,11 +86,18 @@ class RouterSettings(_Part, frozen=True):
 
 
 class FrontendSettings(_Part, frozen=True):
-    """The HTTP side. `request_timeout_s` bounds a request from its first byte to its last token."""
+    """The HTTP side. `request_timeout_s` bounds a request from its first byte to its last token.
+
+    A client that reads slower than its answer is written gets cut off when `max_unread_tokens` wait for it, or
+    when it has read nothing for `stalled_client_s`. `router_wait_s` is how long a request waits for a lost router.
+    """
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_concurrent_requests: int = 4096
     request_timeout_s: float = 600.0
+    max_unread_tokens: int = 8192
+    stalled_client_s: float = 60.0
+    router_wait_s: float = 5.0
 
 
 class RestartPolicy(_Part, frozen=True):

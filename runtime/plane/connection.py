@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -134,8 +134,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, not a check: uvloop's transports have the methods but not the base class.
+        self._transport = cast(asyncio.Transport, transport)
         loop = asyncio.get_running_loop()
         self._heard_at = loop.time()
         self._timer = loop.call_later(HANDSHAKE_LIMIT_S, self._handshake_late)
