@@ -1,0 +1,1 @@
+"""Model folders: how other formats become one."""
