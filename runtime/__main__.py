@@ -15,7 +15,7 @@ ROLES = {
     "router": "dynamoc.runtime.router.app",
     "worker": "dynamoc.runtime.worker",
 }
-"""Each module has `async def run(context: Context) -> int`, the exit status; and, if it wants another, `new_event_loop`."""
+"""Each module has `async def run(context: Context) -> int`, the exit status; one may bring its `new_event_loop`."""
 
 
 def main(argv: list[str] | None = None) -> int:
