@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import secrets
@@ -10,6 +11,7 @@ from dynamoc.runtime.kv.layout import KvLayout
 
 PAGE_BYTES = 4096
 """The first page holds the region's nonce; blocks start after it."""
+NONCE_BYTES = 16
 
 
 class HostPool:
@@ -19,9 +21,11 @@ class HostPool:
         self.layout = layout
         self.blocks = blocks
         self.data_bytes = layout.block_bytes * blocks
-        self.nonce = secrets.token_bytes(16)
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        self.nonce = secrets.token_bytes(NONCE_BYTES)
+        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, PAGE_BYTES + self.data_bytes)
+        # A peer that maps the file would be killed by SIGBUS if it could ever shrink.
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._map = mmap.mmap(self.fd, PAGE_BYTES + self.data_bytes)
         self._map[: len(self.nonce)] = self.nonce
         self.data = memoryview(self._map)[PAGE_BYTES:]

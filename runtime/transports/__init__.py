@@ -1,1 +1,1 @@
-"""TODO."""
+"""The ways KV blocks move from one worker's pool into another's."""

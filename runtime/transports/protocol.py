@@ -1,8 +1,12 @@
 """The seam behind which KV blocks move from the pool of one worker into the pool of another.
 
 A write is *pushed* by the prefill worker. Its completion is one of success, failure or cancelled, and never a
-guess: `SUCCESS` means every byte is in the destination's memory; `FAILURE` and `CANCELLED` mean that nothing
-will be written any more.
+guess: `SUCCESS` means every byte is in the destination's memory; `FAILURE` and `CANCELLED` mean that the writer
+has stopped for good.
+
+The destination *expects* a write under a tag, and *revokes* the tag before it gives the blocks to anyone else.
+Where bytes may be under way behind the writer's back (tcp), `revoke` is what makes the blocks safe; where the
+writer stores straight into the destination's memory (shm), only the writer's word or its end does.
 """
 
 from __future__ import annotations
@@ -89,8 +93,27 @@ class Transport(Protocol):
         """Reach a peer's pool and prove it is the one meant; TransportError if it cannot be reached."""
         ...
 
-    def write(self, peer: Peer, pairs: Sequence[BlockPair], deadline_s: float) -> Transfer:
-        """Start copying my blocks onto the peer's. Past the deadline the transfer ends as FAILURE by itself."""
+    def write(self, peer: Peer, pairs: Sequence[BlockPair], deadline_s: float, tag: int) -> Transfer:
+        """Start copying my blocks onto the peer's. Past the deadline the transfer ends as FAILURE by itself.
+
+        TransportError, and nothing written, if a block is out of range or a destination is named twice.
+        """
+        ...
+
+    def expect(self, tag: int, blocks: Sequence[int]) -> None:
+        """Let a peer write these blocks of my pool under `tag`, which is never used twice."""
+        ...
+
+    async def revoke(self, tag: int) -> bool:
+        """End what `expect` allowed. True: nothing writes under `tag` from now on. False: the writer must say so."""
+        ...
+
+    def writer(self) -> bytes:
+        """Who writes when this process does: what `writer_gone` of a peer needs; empty if revoking is enough."""
+        ...
+
+    def writer_gone(self, writer: bytes) -> bool:
+        """Whether the process that gave this `writer` has ended, so that it cannot write any more."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,168 @@
+"""The receiving end of tcp: takes blocks off data connections straight into the pool, while they are expected."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.transports import tcp_wire as wire
+from dynamoc.runtime.transports.protocol import TransportError
+
+MAX_CONNECTIONS = 256
+GREETING_LIMIT_S = 5.0
+
+_log = logging.getLogger("dynamoc.transports.tcp")
+
+
+@dataclass(slots=True)
+class _Grant:
+    """Blocks a peer may write, and the connections that are doing so."""
+
+    blocks: frozenset[int]
+    writing: dict[socket.socket, Future[None]] = field(default_factory=dict)
+
+
+class TcpOwner:
+    """Listens for writers of one pool. One thread a connection, which reads straight into the blocks."""
+
+    def __init__(self, key: bytes, pool: HostPool, listener: socket.socket) -> None:
+        self._key = key
+        self._pool = pool
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._grants: dict[int, _Grant] = {}
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._closing = False
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    def expect(self, tag: int, blocks: Sequence[int]) -> None:
+        """Take these blocks under `tag`."""
+        if any(not 0 <= block < self._pool.blocks for block in blocks):
+            raise TransportError(f"my pool has {self._pool.blocks} blocks: not all of {blocks} are in it")
+        with self._lock:
+            if tag in self._grants:
+                raise TransportError(f"transfer {tag} is already expected")
+            self._grants[tag] = _Grant(frozenset(blocks))
+
+    async def revoke(self, tag: int) -> None:
+        """Take nothing under `tag` any more; returns when no thread is inside one of its blocks."""
+        with self._lock:
+            grant = self._grants.pop(tag, None)
+            writing = dict(grant.writing) if grant else {}
+        for connection in writing:
+            _hang_up(connection)
+        await asyncio.gather(*(asyncio.wrap_future(ended) for ended in writing.values()))
+
+    async def close(self) -> None:
+        """Stop listening, cut all connections, wait for their threads."""
+        self._closing = True
+        self._accepting.cancel()
+        self._listener.close()
+        with self._lock:
+            threads = list(self._connections.values())
+            for connection in self._connections:
+                _hang_up(connection)
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self._listener)
+            with self._lock:
+                if len(self._connections) >= MAX_CONNECTIONS:
+                    _log.warning("refused a data connection: %d are open", MAX_CONNECTIONS)
+                    connection.close()
+                    continue
+                connection.settimeout(wire.POLL_S)
+                thread = threading.Thread(target=self._serve, args=(connection,), name="kv-receive", daemon=True)
+                self._connections[connection] = thread
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            greeted = wire.until(time.monotonic() + GREETING_LIMIT_S, "greeting")
+            wire.greet_as_owner(connection, self._key, self._pool.nonce, greeted)
+            while True:
+                self._take(connection, wire.receive(connection, wire.HEADER.size, self._check_open))
+        except (OSError, TransportError) as error:
+            if not self._closing:
+                _log.info("data connection ended: %s", error)
+        finally:
+            with self._lock:
+                self._connections.pop(connection, None)
+                connection.close()
+
+    def _take(self, connection: socket.socket, header: bytes) -> None:
+        """One transfer, from its header to its last answer."""
+        tag, count, block_bytes, seconds = wire.HEADER.unpack(header)
+        in_time = wire.until(time.monotonic() + seconds, f"transfer {tag}")
+        ended: Future[None] = Future()
+        ended.set_running_or_notify_cancel()
+        try:
+            self._check_fits(count, block_bytes)
+            blocks = np.frombuffer(wire.receive(connection, 4 * count, in_time), "<u4").tolist()
+            self._enter(tag, blocks, connection, ended)
+        except TransportError as error:
+            with contextlib.suppress(OSError):
+                wire.answer_refused(connection, str(error), in_time)
+            raise
+        try:
+            wire.answer_ok(connection, in_time)
+            for block in blocks:
+                # Asked before each block: whoever revokes waits for the one block that is being filled.
+                in_time()
+                self._check_granted(tag)
+                wire.receive_into(connection, self._pool.block(block), in_time)
+        finally:
+            self._leave(tag, connection, ended)
+        wire.answer_ok(connection, in_time)
+
+    def _check_fits(self, count: int, block_bytes: int) -> None:
+        if count > self._pool.blocks or block_bytes != self._pool.layout.block_bytes:
+            raise TransportError(f"{count} blocks of {block_bytes} bytes do not fit my pool")
+
+    def _enter(self, tag: int, blocks: list[int], connection: socket.socket, ended: Future[None]) -> None:
+        with self._lock:
+            grant = self._grants.get(tag)
+            if grant is None:
+                raise TransportError(f"transfer {tag} is not expected")
+            if len(set(blocks)) != len(blocks) or not grant.blocks.issuperset(blocks):
+                raise TransportError(f"transfer {tag} names blocks that are not expected")
+            grant.writing[connection] = ended
+
+    def _leave(self, tag: int, connection: socket.socket, ended: Future[None]) -> None:
+        with self._lock:
+            if (grant := self._grants.get(tag)) is not None:
+                grant.writing.pop(connection, None)
+        ended.set_result(None)
+
+    def _check_granted(self, tag: int) -> None:
+        if tag not in self._grants:
+            raise TransportError(f"transfer {tag} was revoked")
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise TransportError("closing")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wake the thread that reads from it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
