@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the agent or one process of a run folder; the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["agent"]:
-        from dynamoc.runtime.agent import main as agent_main
+        from dynamoc.runtime.agent.app import main as agent_main
 
         return agent_main(arguments[1:])
     parser = argparse.ArgumentParser(prog="dynamoc.runtime")

@@ -46,6 +46,8 @@ VARIABLES: tuple[Variable, ...] = (
         "DYNAMOC_NOTIFY_FD", "integer", None, "File descriptor of the socket to the agent.", int, set_by_agent=True
     ),
     Variable("DYNAMOC_RUN_DIR", "path", None, "The run folder.", set_by_agent=True),
+    Variable("DYNAMOC_NODE", "integer", "0", "Index of the node the process runs on.", int, set_by_agent=True),
+    Variable("DYNAMOC_PROCESS", "string", None, "Name of the process in the plan.", set_by_agent=True),
 )
 
 _BY_NAME: Mapping[str, Variable] = {variable.name: variable for variable in VARIABLES}
