@@ -16,7 +16,7 @@ from typing import Any
 Path = tuple[str | int, ...]
 """Where in the spec: keys and indices from the root."""
 
-PLAIN_TEXT = re.compile(r"[A-Za-z_/][\w./-]*(?: (?:-> )?[\w./-]+)*", re.ASCII)
+PLAIN_TEXT = re.compile(r"[A-Za-z_/][\w./-]*(?: (?:-> )?[\w./-]+)*|[0-9.]+ [A-Za-z]+", re.ASCII)
 WORDS_OF_YAML = frozenset({"null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"})
 
 

@@ -1,0 +1,30 @@
+"""Source -> Spec, and the reporter that knows the places of a source."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dynamoc.compiler.diagnostics import Path, Reporter, Span
+from dynamoc.compiler.edits import edit
+from dynamoc.compiler.shape import read_shape
+from dynamoc.compiler.source import Source
+from dynamoc.compiler.spec import Spec, part_at
+
+
+def reporter_for(source: Source) -> Reporter:
+    """A reporter that marks the text; what a worker has from `defaults` is marked there."""
+
+    def locate(path: Path, key: bool) -> Span:
+        inherited = ("defaults", *path[2:])
+        here = path in source.places or path[:1] != ("components",) or len(path) < 3
+        return source.locate(path if here or inherited not in source.places else inherited, key)
+
+    return Reporter(locate, partial(edit, source))
+
+
+def read_spec(source: Source, report: Reporter) -> Spec:
+    """The spec of a source; CompileError if its shape is wrong."""
+    spec = read_shape(Spec, part_at, source, report)
+    report.stop_on_errors()
+    assert spec is not None
+    return spec
