@@ -1,1 +1,1 @@
-"""TODO."""
+"""What computes: one protocol, its engines, and the registry that makes them."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The engine of our own: scheduler and blocks without torch, the runner with it."""

@@ -24,6 +24,8 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     cached_tokens: int = 0
+    admitted: bool = False
+    """It had blocks before; what it finds in the cache from now on it may have computed itself."""
 
     @property
     def output_index(self) -> int:

@@ -1,0 +1,163 @@
+"""The engine's thread: commands in, steps on a runner, one report per step out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from dynamoc.runtime.engines.native.protocol import Runner
+from dynamoc.runtime.engines.native.scheduler import Scheduler
+from dynamoc.runtime.engines.native.sequence import Step
+from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport
+from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.manifest import WorkerSettings
+from dynamoc.runtime.plane.messages import KvEvent, TokenOutput
+
+log = logging.getLogger(__name__)
+
+IDLE_CHECK_S = 1.0
+"""Idle for so long, the engine checks its own books."""
+
+STOP_TIMEOUT_S = 30.0
+"""A step under way must end within this time."""
+
+
+class CoreEngine:
+    """An `Engine` made of a scheduler and a runner."""
+
+    def __init__(self, name: str, runner: Runner, settings: WorkerSettings) -> None:
+        self.name = name
+        self._runner = runner
+        self._settings = settings
+        self._commands: deque[Callable[[Scheduler], None]] = deque()
+        # `_wake` guards the commands and `_stopping`; `_books` the scheduler, which `resident` reads from elsewhere.
+        self._wake = threading.Condition()
+        self._books = threading.Lock()
+        self._stopping = False
+        self._closed = False
+        self._scheduler: Scheduler | None = None
+        self._thread: threading.Thread | None = None
+        self._stats = EngineStats()
+
+    def load(self, progress: Callable[[float, str], None]) -> None:
+        """Load the runner; its pool's size is what the scheduler goes by."""
+        self._runner.load(progress)
+        self._scheduler = Scheduler(self._settings, self._runner.pool().blocks, self._runner.eos_token_ids)
+
+    def layout(self) -> KvLayout:
+        """Shape of the pool."""
+        return self._runner.layout()
+
+    def pool(self) -> HostPool:
+        """The pool that peers may write to."""
+        return self._runner.pool()
+
+    def start(self, on_step: Callable[[StepReport], None]) -> None:
+        """Start the thread; RuntimeError before `load` or a second time."""
+        if self._scheduler is None or self._thread is not None:
+            raise RuntimeError("an engine is loaded once, then started once")
+        arguments = (self._scheduler, on_step)
+        self._thread = threading.Thread(target=self._run, args=arguments, name=f"engine-{self.name}", daemon=True)
+        self._thread.start()
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request."""
+        self._post(lambda scheduler: scheduler.add(request))
+
+    def reserve(self, request: EngineRequest) -> None:
+        """Queue a request for blocks that a peer will fill."""
+        self._post(lambda scheduler: scheduler.reserve(request))
+
+    def resume(self, key: RequestKey, first: TokenOutput) -> None:
+        """The reserved blocks are filled."""
+        self._post(lambda scheduler: scheduler.resume(key, first))
+
+    def compute(self, key: RequestKey) -> None:
+        """The reserved blocks will not be filled."""
+        self._post(lambda scheduler: scheduler.compute(key))
+
+    def quarantine(self, key: RequestKey) -> None:
+        """The reserved blocks may still be written to."""
+        self._post(lambda scheduler: scheduler.quarantine(key))
+
+    def release(self, key: RequestKey) -> None:
+        """Nobody else uses the blocks any more."""
+        self._post(lambda scheduler: scheduler.release(key))
+
+    def cancel(self, key: RequestKey) -> None:
+        """Drop a request."""
+        self._post(lambda scheduler: scheduler.cancel(key))
+
+    def resident(self) -> list[KvEvent]:
+        """What is in the prefix cache now."""
+        if self._scheduler is None:
+            return []
+        with self._books:
+            return self._scheduler.blocks.resident()
+
+    def stop(self) -> None:
+        """End the thread after the step under way; RuntimeError if that step does not end in time."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                raise RuntimeError(f"a step of engine `{self.name}` did not end within {STOP_TIMEOUT_S:g} s")
+        if not self._closed:
+            self._closed = True
+            self._runner.close()
+
+    def _post(self, command: Callable[[Scheduler], None]) -> None:
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _run(self, scheduler: Scheduler, on_step: Callable[[StepReport], None]) -> None:
+        busy = False
+        try:
+            while self._wait(scheduler, busy):
+                report = self._step(scheduler)
+                # A step that changed something may have made room for the next one without any command.
+                busy = report is not None
+                if report is not None:
+                    on_step(report)
+        except Exception as error:
+            log.exception("engine `%s` failed", self.name)
+            on_step(StepReport(stats=self._stats, failure=f"{type(error).__name__}: {error}"))
+
+    def _wait(self, scheduler: Scheduler, busy: bool) -> bool:
+        """Sleep until there is something to do; False when the engine stops."""
+        with self._wake:
+            if not busy and not self._has_news() and not self._wake.wait_for(self._has_news, IDLE_CHECK_S):
+                scheduler.check_integrity()
+                self._wake.wait_for(self._has_news)
+            return not self._stopping
+
+    def _has_news(self) -> bool:
+        return self._stopping or bool(self._commands)
+
+    def _step(self, scheduler: Scheduler) -> StepReport | None:
+        """Take commands, compute one step; its report if anything came of it."""
+        started = time.monotonic()
+        with self._books:
+            while self._commands:
+                self._commands.popleft()(scheduler)
+            step = scheduler.schedule()
+        sampled = self._runner.execute(step) if step.chunks else []
+        with self._books:
+            scheduler.finish(step, sampled)
+            return self._report(scheduler, step, started)
+
+    def _report(self, scheduler: Scheduler, step: Step, started: float) -> StepReport | None:
+        steps, seconds = self._stats.steps, self._stats.step_seconds
+        if step.chunks:
+            steps, seconds = steps + 1, seconds + time.monotonic() - started
+        report = scheduler.take_report(steps, seconds)
+        changed = report.stats != self._stats or report.outputs or report.reserved or report.events
+        self._stats = report.stats
+        return report if changed else None

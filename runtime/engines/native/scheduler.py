@@ -1,0 +1,306 @@
+"""Who computes next: continuous batching, chunked prefill, preemption by recompute, blocks set aside for peers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from dynamoc.runtime.engines.native.blocks import BlockManager
+from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
+from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Prefilled, RequestKey, Reserved, StepReport
+from dynamoc.runtime.manifest import WorkerSettings
+from dynamoc.runtime.plane.messages import FinishReason, TokenOutput
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What only grows."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+
+
+class Scheduler:
+    """Every request of one engine and where it is in its life. Not thread-safe.
+
+    A request is in one place: `waiting` for blocks, in line; `reserved`, while a peer fills its blocks; `ready` for
+    a place among `running`; `held` after its prefill, until its blocks were sent; or `quarantined`, only its blocks.
+    """
+
+    def __init__(self, settings: WorkerSettings, blocks: int, eos_token_ids: frozenset[int]) -> None:
+        if settings.max_sequences < 1 or settings.max_batched_tokens < 1:
+            raise ValueError("max_sequences and max_batched_tokens must be at least 1")
+        self.blocks = BlockManager(blocks, settings.kv.block_size, settings.kv.prefix_caching)
+        # Decodes are never left out of a step, and one token of every step is left for a prefill under way.
+        self._max_sequences = min(settings.max_sequences, settings.max_batched_tokens)
+        self._max_batched_tokens = settings.max_batched_tokens
+        self._max_length = min(settings.context_length, blocks * settings.kv.block_size)
+        self._eos_token_ids = eos_token_ids
+        self._waiting: OrderedDict[RequestKey, Sequence] = OrderedDict()
+        self._wants_reservation: set[RequestKey] = set()
+        self._reserved: dict[RequestKey, Sequence] = {}
+        self._ready: dict[RequestKey, Sequence] = {}
+        self._running: dict[RequestKey, Sequence] = {}
+        self._held: dict[RequestKey, Sequence] = {}
+        self._quarantined: dict[RequestKey, list[int]] = {}
+        self._report = StepReport()
+        self._counters = _Counters()
+
+    # ---- commands: see `Engine` ---------------------------------------------------------------------------
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request, or report at once why it will never run."""
+        if not self._refuse(request):
+            self._waiting[request.key] = _sequence(request)
+
+    def reserve(self, request: EngineRequest) -> None:
+        """Queue a request for blocks only."""
+        if not self._refuse(request):
+            self._waiting[request.key] = _sequence(request)
+            self._wants_reservation.add(request.key)
+
+    def resume(self, key: RequestKey, first: TokenOutput) -> None:
+        """The reserved blocks hold the prompt's KV: share them, and decode on from `first`."""
+        sequence = self._reserved.pop(key, None)
+        if sequence is None:
+            return
+        assert first.tokens or first.finish
+        sequence.computed = len(sequence.tokens)
+        self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
+        sequence.tokens.extend(first.tokens)
+        reason = self._finish_reason(sequence)
+        if reason is None and first.finish is None:
+            self._ready[key] = sequence
+            return
+        self.blocks.release(sequence.blocks)
+        if first.finish is None:
+            self._report.outputs.append(TokenOutput(key, (), reason))
+
+    def compute(self, key: RequestKey) -> None:
+        """Nobody fills the reserved blocks: compute the prompt from where the cache ends."""
+        self._wants_reservation.discard(key)
+        sequence = self._reserved.pop(key, None)
+        if sequence is not None:
+            self._ready[key] = sequence
+
+    def quarantine(self, key: RequestKey) -> None:
+        """Drop a reserved request; the blocks that a peer was to write stay out of use."""
+        if key in self._waiting:
+            self.cancel(key)
+        sequence = self._reserved.pop(key, None)
+        if sequence is not None:
+            resident = sequence.computed // self.blocks.block_size
+            self.blocks.release(sequence.blocks[:resident])
+            self.blocks.quarantine(sequence.blocks[resident:])
+            self._quarantined[key] = sequence.blocks[resident:]
+
+    def release(self, key: RequestKey) -> None:
+        """Give back the blocks of a held, reserved or quarantined request."""
+        sequence = self._held.pop(key, None) or self._reserved.pop(key, None)
+        if sequence is not None:
+            self.blocks.release(sequence.blocks)
+        self.blocks.readmit(self._quarantined.pop(key, ()))
+
+    def cancel(self, key: RequestKey) -> None:
+        """Drop a request wherever it is; only quarantined blocks stay where they are."""
+        self._wants_reservation.discard(key)
+        for place in (self._waiting, self._ready, self._running, self._reserved, self._held):
+            sequence = place.pop(key, None)
+            if sequence is not None:
+                self.blocks.release(sequence.blocks)
+
+    # ---- a step -------------------------------------------------------------------------------------------
+
+    def schedule(self) -> Step:
+        """Choose what to compute now: every decode, then the prefills under way, then whoever waits longest."""
+        self._promote()
+        chunks = self._decodes()
+        budget = self._max_batched_tokens - len(chunks)
+        for sequence in self._running.values():
+            if budget and len(sequence.tokens) - sequence.computed > 1:
+                chunks.append(_chunk(sequence, budget))
+                budget -= chunks[-1].count
+        while self._waiting:
+            key, sequence = next(iter(self._waiting.items()))
+            if not self._admit(sequence, budget):
+                break
+            del self._waiting[key]
+            if key in self._running:
+                chunks.append(_chunk(sequence, budget))
+                budget -= chunks[-1].count
+        return Step(tuple(chunks))
+
+    def finish(self, step: Step, sampled: Items[Sampled]) -> None:
+        """Take in what the step computed: share full blocks, append tokens, let go of what is complete."""
+        draws = iter(sampled)
+        block_size = self.blocks.block_size
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            before, sequence.computed = sequence.computed, chunk.start + chunk.count
+            if before // block_size != sequence.computed // block_size:
+                self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
+            if chunk.sample:
+                self._append(sequence, next(draws))
+
+    def take_report(self, steps: int = 0, step_seconds: float = 0.0) -> StepReport:
+        """Everything that happened since the last call."""
+        report, self._report = self._report, StepReport()
+        report.events = self.blocks.take_events()
+        counters, blocks = self._counters, self.blocks
+        report.stats = EngineStats(
+            running=len(self._running),
+            waiting=len(self._waiting) + len(self._reserved) + len(self._ready),
+            active_blocks=blocks.active,
+            cached_blocks=blocks.cached,
+            total_blocks=blocks.total,
+            quarantined_blocks=blocks.quarantined,
+            prompt_tokens=counters.prompt_tokens,
+            cached_tokens=counters.cached_tokens,
+            generated_tokens=counters.generated_tokens,
+            preemptions=counters.preemptions,
+            steps=steps,
+            step_seconds=step_seconds,
+        )
+        return report
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError if blocks leaked, or are used by someone nobody knows of."""
+        self.blocks.check_integrity(self._owners())
+
+    # ---- inside -------------------------------------------------------------------------------------------
+
+    def _owners(self) -> Iterator[list[int]]:
+        for place in (self._running, self._ready, self._reserved, self._held, self._waiting):
+            for sequence in place.values():
+                yield sequence.blocks
+
+    def _refuse(self, request: EngineRequest) -> bool:
+        """Whether the request ends here; then its output says why."""
+        key, length = request.key, len(request.tokens)
+        if not 0 <= request.generated < max(length, 1):
+            text = f"{length} tokens of which {request.generated} were generated leave no prompt"
+        elif not length:
+            text = "the prompt has no tokens"
+        elif length >= self._max_length:
+            pool = f"{self.blocks.total} blocks of {self.blocks.block_size} tokens"
+            text = f"{length} tokens leave no room to generate: the limit is {self._max_length} (pool: {pool})"
+        elif request.generated >= request.sampling.max_tokens:
+            self._report.outputs.append(TokenOutput(key, (), "length"))
+            return True
+        else:
+            return False
+        self._report.outputs.append(TokenOutput(key, (), "error", error=text))
+        return True
+
+    def _promote(self) -> None:
+        while self._ready and len(self._running) < self._max_sequences:
+            key = next(iter(self._ready))
+            self._running[key] = self._ready.pop(key)
+
+    def _decodes(self) -> list[Chunk]:
+        chunks = []
+        running, block_size = self._running, self.blocks.block_size
+        for sequence in tuple(running.values()):
+            length = len(sequence.tokens)
+            if length - sequence.computed != 1 or sequence.key not in running:
+                continue
+            if length <= len(sequence.blocks) * block_size or self._grow(sequence):
+                chunks.append(Chunk(sequence, length - 1, 1, True))
+        return chunks
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Find a block for the next token, if need be from the youngest; False if that is the sequence itself."""
+        while not self.blocks.extend(sequence.blocks):
+            youngest = next(reversed(self._running.values()))
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        del self._running[sequence.key]
+        self.blocks.release(sequence.blocks)
+        sequence.blocks, sequence.computed = [], 0
+        self._waiting[sequence.key] = sequence
+        self._waiting.move_to_end(sequence.key, last=False)
+        self._counters.preemptions += 1
+
+    def _admit(self, sequence: Sequence, budget: int) -> bool:
+        """Give the head of the line its blocks, all or none, and put it among `reserved` or `running`."""
+        reserving = sequence.key in self._wants_reservation
+        if reserving and len(self._reserved) + len(self._ready) >= self._max_sequences:
+            return False
+        if not reserving and (not budget or len(self._running) >= self._max_sequences):
+            return False
+        if not self._allocate(sequence):
+            return False
+        if reserving:
+            self._wants_reservation.remove(sequence.key)
+            self._reserved[sequence.key] = sequence
+            resident = sequence.computed // self.blocks.block_size
+            self._report.reserved.append(Reserved(sequence.key, tuple(sequence.blocks), resident))
+        else:
+            self._running[sequence.key] = sequence
+        return True
+
+    def _allocate(self, sequence: Sequence) -> bool:
+        # Running sequences grow: leave each a block, or the newcomer would soon be preempted again.
+        allocation = self.blocks.allocate(sequence.tokens, spare=len(self._running))
+        if allocation is None:
+            return False
+        sequence.blocks, resident = allocation
+        sequence.computed = resident * self.blocks.block_size
+        if not sequence.admitted:
+            sequence.admitted = True
+            sequence.cached_tokens = sequence.computed
+            self._counters.prompt_tokens += sequence.prompt_tokens
+            self._counters.cached_tokens += sequence.computed
+        return True
+
+    def _append(self, sequence: Sequence, sampled: Sampled) -> None:
+        first = len(sequence.tokens) == sequence.prompt_tokens
+        sequence.tokens.append(sampled.token)
+        self._counters.generated_tokens += 1
+        reason = self._finish_reason(sequence)
+        output = TokenOutput(
+            sequence.key,
+            (sampled.token,),
+            reason,
+            () if sampled.logprob is None else (sampled.logprob,),
+            sequence.cached_tokens if first else 0,
+        )
+        if sequence.hold_kv:
+            del self._running[sequence.key]
+            self._held[sequence.key] = sequence
+            self._report.prefilled.append(Prefilled(sequence.key, output, tuple(sequence.blocks)))
+            return
+        self._report.outputs.append(output)
+        if reason is not None:
+            del self._running[sequence.key]
+            self.blocks.release(sequence.blocks)
+
+    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
+        """Why the sequence ends with its last token, or None."""
+        token, sampling = sequence.tokens[-1], sequence.sampling
+        if (token in self._eos_token_ids and not sampling.ignore_eos) or token in sampling.stop_token_ids:
+            return "stop"
+        if sequence.output_index >= sampling.max_tokens or len(sequence.tokens) >= self._max_length:
+            return "length"
+        return None
+
+
+def _sequence(request: EngineRequest) -> Sequence:
+    return Sequence(
+        request.key, list(request.tokens), len(request.tokens), request.sampling, request.generated, request.hold_kv
+    )
+
+
+def _chunk(sequence: Sequence, budget: int) -> Chunk:
+    """As much of the prompt as the budget allows; the last of it is followed by a sample."""
+    remaining = len(sequence.tokens) - sequence.computed
+    count = min(remaining, budget)
+    return Chunk(sequence, sequence.computed, count, count == remaining)
