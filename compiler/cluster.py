@@ -25,3 +25,5 @@ class Cluster:
     nodes: tuple[Node, ...]
     port_base: int = 21000
     model_root: str = "~/.cache/dynamoc/models"
+    provenance: str = ""
+    """Where these facts come from, for people."""

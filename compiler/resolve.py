@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
-
-import msgspec
+from typing import Any, TypeVar
 
 from dynamoc.compiler.codes import CODES
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, Waiver
@@ -40,6 +38,8 @@ WORKER_DEFAULTS: Mapping[str, Any] = {
     "max_sequences": 64,
     "prefix_caching": True,
 }
+
+Settings = TypeVar("Settings", FrontendSettings, RouterSettings)
 
 
 def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
@@ -97,11 +97,12 @@ def _component(spec: Spec, name: str, geometry: Geometry | None, report: Reporte
     role = Role(component.role)
     env = dict(component.env or {})
     if isinstance(component, FrontendSpec):
-        settings = _frontend(component)
+        settings = _settings(component, FrontendSettings)
         port = component.port or DEFAULT_PORT
         return Component(name, role, component.replicas or 1, env, port=port, frontend=settings, at=at)
     if isinstance(component, RouterSpec):
-        return Component(name, role, 1, env, router=_router(component, at, report), at=at)
+        _check_router(component, at, report)
+        return Component(name, role, 1, env, router=_settings(component, RouterSettings), at=at)
     defaults = spec.defaults or WorkerFields()
     merged = _merged(component, defaults)
     if component.engine is not None:
@@ -147,25 +148,19 @@ def _options(merged: Mapping[str, Any], geometry: Geometry | None) -> WorkerOpti
     )
 
 
-def _frontend(spec: FrontendSpec) -> FrontendSettings:
-    given = {
-        "max_body_bytes": spec.max_body,
-        "max_concurrent_requests": spec.max_concurrent_requests,
-        "request_timeout_s": spec.request_timeout,
-    }
-    return FrontendSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+def _settings(spec: FrontendSpec | RouterSpec, kind: type[Settings]) -> Settings:
+    """The manifest's settings; its fields carry their unit in the name."""
+    unit = {"max_body": "max_body_bytes", "request_timeout": "request_timeout_s", "queue_timeout": "queue_timeout_s"}
+    unit |= {"stalled_client": "stalled_client_s", "router_wait": "router_wait_s"}
+    written = {unit.get(key, key): value for key, value in spec if value is not None}
+    return kind(**{key: plain(written[key]) for key in kind.__struct_fields__ if key in written})
 
 
-def _router(spec: RouterSpec, at: Path, report: Reporter) -> RouterSettings:
-    written = {key: value for key, value in spec if value is not None and key not in ("role", "env")}
-    policy = written.get("policy", RouterSettings().policy)
-    if policy != "kv":
+def _check_router(spec: RouterSpec, at: Path, report: Reporter) -> None:
+    if spec.policy not in (None, "kv"):
         for key in KV_POLICY_FIELDS:
-            if key in written:
-                _no_effect((*at, key), f"the policy is `{policy}`", report)
-    if "queue_timeout" in written:
-        written["queue_timeout_s"] = written.pop("queue_timeout")
-    return msgspec.convert(plain(written), RouterSettings, strict=False)
+            if getattr(spec, key) is not None:
+                _no_effect((*at, key), f"the policy is `{spec.policy}`", report)
 
 
 def _check_effects(spec: Spec, report: Reporter) -> None:

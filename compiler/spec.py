@@ -118,6 +118,15 @@ class FrontendSpec(_Part):
     request_timeout: Duration | None = Field(
         default=None, description="Longest life of a request, first byte to last token.", examples=["600 s"]
     )
+    max_unread_tokens: Positive | None = Field(
+        default=None, description="Tokens that may wait for a slow client before it is cut off.", examples=[8192]
+    )
+    stalled_client: Duration | None = Field(
+        default=None, description="How long a client may read nothing before it is cut off.", examples=["60 s"]
+    )
+    router_wait: Duration | None = Field(
+        default=None, description="How long a request waits for a lost router.", examples=["5 s"]
+    )
     env: Environment | None = Field(
         default=None, description="Environment variables of the processes.", examples=[{"LANG": "C.UTF-8"}]
     )
