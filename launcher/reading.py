@@ -1,0 +1,122 @@
+"""From files to the compiler: specs, clusters and model texts are read here, and diagnostics are shown here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dynamoc.compiler.cluster import Cluster
+    from dynamoc.compiler.diagnostics import Diagnostic
+    from dynamoc.compiler.models import ModelLibrary
+    from dynamoc.compiler.source import Source
+
+EXIT_WRONG = 1
+
+SPEC = click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+CLUSTER = click.option(
+    "--cluster",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Inventory to prove the spec against; this machine if left out.",
+)
+FORMAT = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", help="How findings are printed."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything a compilation depends on."""
+
+    source: Source
+    cluster: Cluster
+    models: ModelLibrary
+
+
+@dataclass(slots=True)
+class Findings:
+    """Shows diagnostics under the text they speak of; knows every file that was read."""
+
+    form: str = "text"
+    out: TextIO = field(default_factory=lambda: sys.stderr)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def show(self, diagnostics: Sequence[Diagnostic]) -> None:
+        """Print them, in colour on a terminal."""
+        from dynamoc.compiler.render import render_json, render_text
+
+        if self.form == "json":
+            self.out.write(render_json(diagnostics))
+        else:
+            color = self.out.isatty() and "NO_COLOR" not in os.environ
+            self.out.write(render_text(diagnostics, self.texts, color))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Print what a compilation finds wrong, and exit 1."""
+        from dynamoc.compiler.diagnostics import CompileError
+
+        try:
+            yield
+        except CompileError as error:
+            self.show(error.diagnostics)
+            sys.exit(EXIT_WRONG)
+
+
+def read_inputs(spec: Path, cluster: Path | None, findings: Findings) -> Inputs:
+    """Read a spec, its inventory and what is known of its model; CompileError."""
+    from dynamoc.compiler.cluster_spec import read_cluster
+    from dynamoc.launcher.inventory import local_cluster
+
+    source = read_file(spec, findings)
+    inventory = local_cluster() if cluster is None else read_cluster(read_file(cluster, findings))
+    return Inputs(source, inventory, model_library(source, inventory.model_root))
+
+
+def read_file(path: Path, findings: Findings) -> Source:
+    """Parse a YAML file; CompileError, or a usage error when it cannot be read."""
+    from dynamoc.compiler.source import read_source
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+    findings.texts[str(path)] = content.decode("utf-8", "replace")
+    return read_source(content, str(path))
+
+
+def model_library(source: Source, model_root: str) -> ModelLibrary:
+    """The config.json of the spec's model where it is on this machine, else our card of it, else nothing."""
+    from dynamoc.compiler.models import ModelLibrary
+
+    model: Any = source.data.get("model")
+    model = model if isinstance(model, dict) else {}
+    texts = {}
+    path, ref = model.get("path"), model.get("ref")
+    if isinstance(path, str) and (config := Path(path).expanduser() / "config.json").is_file():
+        texts[path] = config.read_text()
+    if isinstance(ref, str) and (text := _model_text(ref, model_root)) is not None:
+        texts[ref] = text
+    return ModelLibrary(texts)
+
+
+def _model_text(ref: str, model_root: str) -> str | None:
+    parts = Path(ref).parts
+    if Path(ref).is_absolute() or ".." in parts:
+        return None
+    root = os.environ.get("DYNAMOC_MODEL_ROOT", model_root)
+    config = Path(root).expanduser() / ref / "config.json"
+    if config.is_file():
+        return config.read_text()
+    card = resources.files("dynamoc").joinpath("specs", "models", f"{'--'.join(parts)}.yaml")
+    return card.read_text() if card.is_file() else None
