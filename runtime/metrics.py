@@ -6,7 +6,7 @@ Names follow Prometheus: the unit is a suffix, counters end in `_total`, no valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +78,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._made: dict[str, Counter | Gauge | Histogram] = {}
+        self._stop: Callable[[], None] | None = None
 
     def counter(self, name: str) -> Counter:
         """The counter of that name; `.labels(...)` where it has labels."""
@@ -99,7 +100,20 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics on `host:port` from a thread; OSError if it cannot be bound."""
-        start_http_server(port, host, registry=self.registry)
+        server, thread = start_http_server(port, host, registry=self.registry)
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        self._stop = stop
+
+    def close(self) -> None:
+        """Stop answering. Idempotent."""
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
 
     def _get(self, name: str) -> Counter | Gauge | Histogram:
         if name not in self._made:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Chooses workers: prefix index, cost, predicted load, membership, queue."""
