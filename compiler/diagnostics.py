@@ -191,9 +191,14 @@ class Reporter:
         """Report something that is probably not meant but can run."""
         self._report(Severity.WARNING, code, message, at, notes, helps, at_key, remedies)
 
+    @property
+    def failed(self) -> bool:
+        """Whether any error was reported so far."""
+        return any(d.severity is Severity.ERROR for d in self.diagnostics)
+
     def stop_on_errors(self) -> None:
         """Raise CompileError if any error was reported so far."""
-        if any(d.severity is Severity.ERROR for d in self.diagnostics):
+        if self.failed:
             raise CompileError(self.diagnostics)
 
     def unused_waivers(self) -> Iterator[Waiver]:

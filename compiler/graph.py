@@ -31,6 +31,8 @@ class Geometry:
     head_dim: int
     vocabulary: int
     context_length: int
+    intermediate: int | None = None
+    """Width of the MLP (of one expert, in a mixture); None when unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from dynamoc.compiler.codes import CODES
+from dynamoc.compiler.codes import CODES, NEVER_WAIVED
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, Waiver
 from dynamoc.compiler.dialect import DIALECTS
 from dynamoc.compiler.edges import resolve_edges, unknown_component
@@ -232,7 +232,7 @@ def _allowances(spec: Spec, report: Reporter) -> tuple[Allowance, ...]:
             near = get_close_matches(waiver.code, [code for code in CODES if code >= "D3"], 1)
             remedies = [Remedy((Put(at, near[0]),))] if near else [Remedy((Drop(at[:-1]),))]
             report.error("D206", f"there is no rule `{waiver.code}`", (at, "unknown code"), remedies=remedies)
-        elif waiver.code < "D3":
+        elif waiver.code < "D3" or waiver.code in NEVER_WAIVED:
             label = (at, f"{CODES[waiver.code]}")
             notes = ["only rules of capacity, targets and engines (D3xx and up) can be allowed"]
             remedies = [Remedy((Drop(at[:-1]),))]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Targets: where a plan runs. The registry is `dynamoc.compiler.target`."""

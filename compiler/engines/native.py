@@ -1,0 +1,45 @@
+"""The native engine: torch, on the CPU."""
+
+from __future__ import annotations
+
+from dynamoc.compiler.dialect import EngineCapabilities
+from dynamoc.compiler.graph import Geometry, WorkerOptions
+from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes, weight_bytes
+
+DEFAULT_POOL_BYTES = 512 * MIB
+
+
+class Native:
+    """Its pool is host memory, sized by `kv_blocks`, `kv_memory`, or a default that holds at least one sequence."""
+
+    name = "native"
+    capabilities = EngineCapabilities(
+        devices=("cpu",),
+        dimensions=(),
+        dtypes=("float32", "bfloat16", "float16"),
+        kv_dtypes=None,
+        divides_model=True,
+        shards_blocks=True,
+        block_sizes=(8, 16, 32, 64, 128, 256),
+        arguments=(),
+    )
+
+    def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:
+        """From the user's number, or from bytes where the model is known."""
+        if options.kv_blocks is not None:
+            return options.kv_blocks
+        if geometry is None:
+            return None
+        block_bytes = kv_block_bytes(geometry, options)
+        if options.kv_bytes is not None:
+            return options.kv_bytes // block_bytes
+        return max(DEFAULT_POOL_BYTES // block_bytes, blocks_of(options.context_length, options.block_size))
+
+    def host_bytes(self, geometry: Geometry | None, options: WorkerOptions, blocks: int) -> int:
+        """Weights and pool."""
+        if geometry is None:
+            return 0
+        return weight_bytes(geometry, options.dtype) + blocks * kv_block_bytes(geometry, options)
+
+
+DIALECT = Native()

@@ -1,0 +1,56 @@
+"""Bytes: of a KV block and of the weights, from the geometry of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dynamoc.compiler.graph import Geometry, WorkerOptions
+
+GIB = 1024**3
+MIB = 1024**2
+SIMULATED_SEQUENCES = 8
+
+ITEM_BYTES: Mapping[str, int] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "fp8": 1,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+}
+
+
+def kv_block_bytes(geometry: Geometry, options: WorkerOptions) -> int:
+    """Keys and values of one block over all layers and all ranks of a worker."""
+    item = ITEM_BYTES[options.kv_dtype]
+    return 2 * geometry.layers * geometry.kv_heads * geometry.head_dim * options.block_size * item
+
+
+def weight_bytes(geometry: Geometry, dtype: str) -> int:
+    """A lower bound: embeddings once, attention, and one MLP a layer where its width is known."""
+    attention = 2 * geometry.hidden * geometry.head_dim * (geometry.heads + geometry.kv_heads)
+    mlp = 3 * geometry.hidden * (geometry.intermediate or 0)
+    elements = geometry.vocabulary * geometry.hidden + geometry.layers * (attention + mlp)
+    return elements * ITEM_BYTES[dtype]
+
+
+def blocks_of(tokens: int, block_size: int) -> int:
+    """Blocks that hold so many tokens."""
+    return -(-tokens // block_size)
+
+
+def simulated_pool_blocks(geometry: Geometry | None, options: WorkerOptions) -> int | None:
+    """Blocks of an engine whose pages are tiny: as told, or room for a few sequences of full length."""
+    if options.kv_blocks is not None:
+        return options.kv_blocks
+    if options.kv_bytes is not None:
+        return None if geometry is None else options.kv_bytes // kv_block_bytes(geometry, options)
+    return SIMULATED_SEQUENCES * blocks_of(options.context_length, options.block_size)
+
+
+def spell_bytes(size: int) -> str:
+    """A size for people: `11.2 GiB`."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}".replace(".0 ", " ")
+    return f"{size} B"

@@ -1,0 +1,99 @@
+"""Which node takes what: a depth-first search whose first descent is best fit, so a fit is found where one exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+SEARCH_STEPS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What something needs, or what a node has left."""
+
+    gpus: int = 0
+    cpus: int = 0
+    memory_bytes: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.gpus + other.gpus, self.cpus + other.cpus, self.memory_bytes + other.memory_bytes)
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(self.gpus - other.gpus, self.cpus - other.cpus, self.memory_bytes - other.memory_bytes)
+
+    def fits(self, room: Resources) -> bool:
+        """Whether it fits into `room`."""
+        return self.gpus <= room.gpus and self.cpus <= room.cpus and self.memory_bytes <= room.memory_bytes
+
+
+def total(items: Sequence[Resources]) -> Resources:
+    """The sum."""
+    return sum(items, Resources())
+
+
+def pack(demands: Sequence[Resources], rooms: Sequence[Resources]) -> tuple[int, ...] | None:
+    """The node of each demand; None if there is no fit, or none found within a bounded search.
+
+    Put large demands first: what the search tries first is then what people expect.
+    """
+    if not total(demands).fits(total(rooms)):
+        return None
+    search = _Search(demands, rooms)
+    return search.run()
+
+
+class _Search:
+    def __init__(self, demands: Sequence[Resources], rooms: Sequence[Resources]) -> None:
+        self.demands = demands
+        self.rooms = rooms
+        self.free = list(rooms)
+        self.light = [0] * len(rooms)
+        """Demands without GPUs on each node: they are spread, where those with GPUs are packed."""
+        self.chosen: list[int] = []
+
+    def run(self) -> tuple[int, ...] | None:
+        if not self.demands:
+            return ()
+        stack = [self._candidates(self.demands[0])]
+        for _ in range(SEARCH_STEPS):
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                if not stack:
+                    return None
+                self._undo()
+                continue
+            self._take(node)
+            if len(self.chosen) == len(self.demands):
+                return tuple(self.chosen)
+            stack.append(self._candidates(self.demands[len(self.chosen)]))
+        return None
+
+    def _candidates(self, demand: Resources) -> Iterator[int]:
+        """Nodes with room, best first, and of nodes that are alike only one."""
+        fitting = [node for node, free in enumerate(self.free) if demand.fits(free)]
+        if demand.gpus:
+            fitting.sort(key=lambda node: (self.free[node].gpus, node))
+        else:
+            fitting.sort(key=lambda node: (self._crowding(node), node))
+        alike = {(self.free[node], self.rooms[node], self.light[node]): node for node in reversed(fitting)}
+        return iter(sorted(alike.values(), key=fitting.index))
+
+    def _crowding(self, node: int) -> float:
+        room = self.rooms[node]
+        used = room - self.free[node]
+        memory = used.memory_bytes / room.memory_bytes if room.memory_bytes else 0.0
+        return max((self.light[node] + 1) / max(room.cpus, 1), used.cpus / max(room.cpus, 1), memory)
+
+    def _take(self, node: int) -> None:
+        demand = self.demands[len(self.chosen)]
+        self.free[node] -= demand
+        self.light[node] += not demand.gpus
+        self.chosen.append(node)
+
+    def _undo(self) -> None:
+        node = self.chosen.pop()
+        demand = self.demands[len(self.chosen)]
+        self.free[node] += demand
+        self.light[node] -= not demand.gpus

@@ -1,0 +1,99 @@
+"""What a worker was told is something its engine can do."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Rename, Reporter
+from dynamoc.compiler.dialect import EngineCapabilities, dialect
+from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+
+
+def check_engines(graph: Graph, report: Reporter) -> Graph:
+    """D501 device, D502 parallelism, D506 block size, D507 dtype, D508 KV dtype, D511 arguments."""
+    for component in graph.components:
+        if component.worker is not None:
+            facts = dialect(component.worker.engine).capabilities
+            _check_device(component, component.worker, facts, report)
+            _check_dimensions(component, component.worker, facts, report)
+            _check_dtypes(component, component.worker, facts, report)
+            _check_block_size(component, component.worker, facts, report)
+            _check_arguments(component, component.worker, facts, report)
+    return graph
+
+
+def _check_device(component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter) -> None:
+    if options.device not in facts.devices:
+        path = (*component.at, "device")
+        report.error(
+            "D501",
+            f"engine `{options.engine}` does not run on `{options.device}`",
+            (path, f"it runs on {_one_of(facts.devices)}"),
+            remedies=[Remedy((Put(path, facts.devices[0]),))],
+        )
+
+
+def _check_dimensions(
+    component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter
+) -> None:
+    for dimension in ("tp", "pp", "dp", "ep"):
+        size = getattr(options.parallel, dimension)
+        if size > 1 and dimension not in facts.dimensions:
+            path = (*component.at, "parallel", dimension)
+            report.error(
+                "D502",
+                f"engine `{options.engine}` does not split a worker by `{dimension}` on `{options.device}`",
+                (path, "only 1 is possible"),
+                remedies=[Remedy((Put(path, 1),))],
+            )
+
+
+def _check_dtypes(component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter) -> None:
+    if options.dtype not in facts.dtypes:
+        path = (*component.at, "dtype")
+        report.error(
+            "D507",
+            f"engine `{options.engine}` does not compute in `{options.dtype}`",
+            (path, f"it computes in {_one_of(facts.dtypes)}"),
+        )
+    kv_dtypes = facts.kv_dtypes or (options.dtype,)
+    if options.kv_dtype not in kv_dtypes:
+        path = (*component.at, "kv_dtype")
+        report.error(
+            "D508",
+            f"engine `{options.engine}` does not keep KV in `{options.kv_dtype}`",
+            (path, f"with `dtype: {options.dtype}` it keeps KV in {_one_of(kv_dtypes)}"),
+            remedies=[Remedy((Put(path, options.dtype),))] if options.dtype in kv_dtypes else [],
+        )
+
+
+def _check_block_size(
+    component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter
+) -> None:
+    if facts.block_sizes is not None and options.block_size not in facts.block_sizes:
+        path = (*component.at, "block_size")
+        nearest = min(facts.block_sizes, key=lambda size: abs(size - options.block_size))
+        report.error(
+            "D506",
+            f"engine `{options.engine}` has no blocks of {options.block_size} tokens",
+            (path, f"one of {', '.join(map(str, facts.block_sizes))}"),
+            remedies=[Remedy((Put(path, nearest),))],
+        )
+
+
+def _check_arguments(component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter) -> None:
+    for name in options.args if facts.arguments is not None else ():
+        if name not in (facts.arguments or ()):
+            path: Path = (*component.at, "args", name)
+            near = get_close_matches(name, facts.arguments or (), 1)
+            report.error(
+                "D511",
+                f"engine `{options.engine}` has no argument `{name}`",
+                (path, f"it has {_one_of(facts.arguments)}" if facts.arguments else "it has none"),
+                at_key=True,
+                remedies=[Remedy((Rename(path, near[0]) if near else Drop(path),))],
+            )
+
+
+def _one_of(words: tuple[str, ...] | None) -> str:
+    return " or ".join(f"`{word}`" for word in words or ())

@@ -1,0 +1,75 @@
+"""The expected load fits the context, and its KV fits the pool."""
+
+from __future__ import annotations
+
+from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
+from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.graph import Component, Graph, Load, WorkerOptions
+from dynamoc.compiler.memory import blocks_of
+from dynamoc.runtime.manifest import Role
+
+
+def check_load(graph: Graph, report: Reporter) -> Graph:
+    """D320 context shorter than the load, D321 pool smaller than one request of it, D322 than one full context."""
+    for component in graph.components:
+        options = component.worker
+        if options is None:
+            continue
+        blocks = dialect(options.engine).pool_blocks(graph.model.geometry, options)
+        if graph.load is not None:
+            _check_context(graph, component, options, graph.load, report)
+            _check_pool(component, options, graph.load, blocks, report)
+        elif blocks is not None and blocks < blocks_of(options.context_length, options.block_size):
+            tokens = blocks * options.block_size
+            report.warning(
+                "D322",
+                f"the KV pool of `{component.name}` holds no sequence of `context_length`",
+                ((*component.at, _pool_field(options)), f"{tokens} tokens"),
+                notes=[f"{blocks} blocks x {options.block_size} = {tokens} tokens < {options.context_length}"],
+            )
+    return graph
+
+
+def _tokens(component: Component, load: Load) -> tuple[int, str]:
+    """What one request occupies there: a prefill worker never sees the output."""
+    if component.role is Role.PREFILL:
+        return load.isl, f"isl = {load.isl}"
+    return load.isl + load.osl, f"isl + osl = {load.isl} + {load.osl} = {load.isl + load.osl}"
+
+
+def _check_context(graph: Graph, component: Component, options: WorkerOptions, load: Load, report: Reporter) -> None:
+    tokens, sum_ = _tokens(component, load)
+    if tokens <= options.context_length:
+        return
+    path = (*component.at, "context_length")
+    geometry = graph.model.geometry
+    possible = geometry is None or tokens <= geometry.context_length
+    report.error(
+        "D320",
+        f"a request of the load does not fit the context of `{component.name}`",
+        (path, f"{options.context_length} tokens"),
+        (load.at, "the load"),
+        notes=[f"{sum_} > {options.context_length}"],
+        remedies=[Remedy((Put(path, tokens),))] if possible else [],
+    )
+
+
+def _check_pool(component: Component, options: WorkerOptions, load: Load, blocks: int | None, report: Reporter) -> None:
+    tokens, sum_ = _tokens(component, load)
+    needed = blocks_of(tokens, options.block_size)
+    if blocks is None or blocks >= needed:
+        return
+    field = _pool_field(options)
+    path = (*component.at, field)
+    report.error(
+        "D321",
+        f"the KV pool of `{component.name}` does not hold one request of the load",
+        (path, f"{blocks} blocks of {options.block_size} tokens"),
+        (load.at, "the load"),
+        notes=[f"{sum_} tokens are {needed} blocks, the pool has {blocks}"],
+        remedies=[Remedy((Put(path, needed),))] if field == "kv_blocks" else [],
+    )
+
+
+def _pool_field(options: WorkerOptions) -> str:
+    return "kv_memory" if options.kv_bytes is not None else "kv_blocks"

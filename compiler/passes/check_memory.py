@@ -1,0 +1,42 @@
+"""Weights and KV pools of the workers on a node fit its memory."""
+
+from __future__ import annotations
+
+from dynamoc.compiler.diagnostics import Reporter
+from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.memory import spell_bytes
+from dynamoc.compiler.plan import Plan, Process
+
+
+def check_memory(plan: Plan, report: Reporter) -> Plan:
+    """D305, with what each component of the node needs at least."""
+    for index, node in enumerate(plan.cluster.nodes):
+        needs = {p.name: host_bytes(plan, p) for p in plan.processes if p.node == index}
+        needed = sum(needs.values())
+        if needed > node.memory_bytes:
+            _report_overflow(plan, index, needs, report)
+    return plan
+
+
+def host_bytes(plan: Plan, process: Process) -> int:
+    """Host memory of a process, at least."""
+    options = process.component.worker
+    if options is None or options.device != "cpu":
+        return 0
+    return dialect(options.engine).host_bytes(plan.graph.model.geometry, options, process.kv_blocks)
+
+
+def _report_overflow(plan: Plan, index: int, needs: dict[str, int], report: Reporter) -> None:
+    node = plan.cluster.nodes[index]
+    largest = max(plan.processes, key=lambda p: needs.get(p.name, 0))
+    options = largest.component.worker
+    assert options is not None
+    field = "kv_memory" if options.kv_bytes is not None else "kv_blocks"
+    terms = " + ".join(f"`{name}` {spell_bytes(size)}" for name, size in needs.items() if size)
+    report.error(
+        "D305",
+        f"the workers on node `{node.name}` need {spell_bytes(sum(needs.values()))} of host memory, "
+        f"it has {spell_bytes(node.memory_bytes)}",
+        ((*largest.component.at, field), f"{largest.kv_blocks} KV blocks a worker"),
+        notes=[f"weights and KV pool: {terms}"],
+    )

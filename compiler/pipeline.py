@@ -1,0 +1,124 @@
+"""From text to artifacts: the order of everything the compiler does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from dynamoc.compiler.artifacts import Artifact, Artifacts
+from dynamoc.compiler.cluster import Cluster
+from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Drop, Remedy, Reporter
+from dynamoc.compiler.graph import Graph
+from dynamoc.compiler.models import ModelLibrary
+from dynamoc.compiler.passes.assign_cpus import assign_cpus
+from dynamoc.compiler.passes.assign_ports import assign_ports
+from dynamoc.compiler.passes.check_disaggregation import check_disaggregation
+from dynamoc.compiler.passes.check_edges import check_edges
+from dynamoc.compiler.passes.check_engines import check_engines
+from dynamoc.compiler.passes.check_environment import check_environment
+from dynamoc.compiler.passes.check_load import check_load
+from dynamoc.compiler.passes.check_memory import check_memory
+from dynamoc.compiler.passes.check_model import check_model
+from dynamoc.compiler.passes.check_pairs import check_pairs
+from dynamoc.compiler.passes.check_roles import check_roles
+from dynamoc.compiler.passes.choose_transports import choose_transports
+from dynamoc.compiler.passes.spell_commands import spell_commands
+from dynamoc.compiler.place import place
+from dynamoc.compiler.plan import Plan
+from dynamoc.compiler.read import read_spec, reporter_for
+from dynamoc.compiler.resolve import resolve
+from dynamoc.compiler.source import Source
+from dynamoc.compiler.target import Target
+from dynamoc.compiler.verify import verify_graph, verify_plan
+
+IR = TypeVar("IR", Graph, Plan)
+GraphPass = Callable[[Graph, Reporter], Graph]
+PlanPass = Callable[[Plan, Reporter], Plan]
+
+GRAPH_PASSES: tuple[GraphPass, ...] = (
+    check_edges,
+    check_roles,
+    check_disaggregation,
+    check_environment,
+    check_engines,
+    check_model,
+    check_pairs,
+    check_load,
+)
+PLAN_PASSES: tuple[PlanPass, ...] = (
+    assign_ports,
+    choose_transports,
+    assign_cpus,
+    check_memory,
+    spell_commands,
+)
+
+
+def compile_spec(source: Source, cluster: Cluster, target: Target, models: ModelLibrary) -> Artifacts:
+    """The artifacts of a spec, the spec among them; CompileError with every mistake of the first wrong step."""
+    plan, _ = build_plan(source, cluster, models, target)
+    return emit(source, plan, target)
+
+
+def emit(source: Source, plan: Plan, target: Target) -> Artifacts:
+    """The artifacts of a plan and the text it came from."""
+    return (*target.emit(plan), Artifact(PurePosixPath("spec.yaml"), source.text))
+
+
+def build_plan(
+    source: Source, cluster: Cluster, models: ModelLibrary, target: Target | None = None
+) -> tuple[Plan, tuple[Diagnostic, ...]]:
+    """The plan of a spec and the warnings on the way; CompileError with every mistake of the first wrong step."""
+    report = reporter_for(source)
+    spec = read_spec(source, report)
+    graph = resolve(spec, report, models)
+    report.stop_on_errors()
+    plan = plan_graph(graph, cluster, report, target)
+    _report_unused_waivers(report)
+    return plan, tuple(report.diagnostics)
+
+
+def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target | None = None) -> Plan:
+    """Prove a graph and place it; CompileError with every mistake of the first wrong step."""
+    graph = run(GRAPH_PASSES, graph, report, verify_graph)
+    plan = place(graph, cluster, report)
+    if plan is None:
+        raise CompileError(report.diagnostics)
+    plan = run(PLAN_PASSES, plan, report, verify_plan)
+    if target is not None:
+        check_capabilities(plan, target, report)
+    report.stop_on_errors()
+    return plan
+
+
+def run(passes: Sequence[Callable[[IR, Reporter], IR]], ir: IR, report: Reporter, verify: Callable[[IR], None]) -> IR:
+    """All passes in order, each followed by `verify`; then stop if any of them reported an error."""
+    for one in passes:
+        ir = one(ir, report)
+        if not report.failed:
+            verify(ir)
+    report.stop_on_errors()
+    return ir
+
+
+def check_capabilities(plan: Plan, target: Target, report: Reporter) -> None:
+    """D401: the plan has more nodes than the target can hold."""
+    limit = target.capabilities.nodes
+    if plan.nodes > limit:
+        report.error(
+            "D401",
+            f"the plan uses {plan.nodes} nodes, the target `{target.name}` holds {limit}",
+            (("components",), ""),
+            at_key=True,
+        )
+
+
+def _report_unused_waivers(report: Reporter) -> None:
+    for waiver in report.unused_waivers():
+        report.warning(
+            "D207",
+            f"`{waiver.code}` is allowed but was not met",
+            (waiver.at, ""),
+            remedies=[Remedy((Drop(waiver.at),))],
+        )

@@ -1,0 +1,47 @@
+"""Texts from templates and data: words quoted for the shell, strings that no YAML reader takes for something else."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from dynamoc.compiler.diagnostics import PLAIN_TEXT
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `templates/`; a name it uses and is not given is our bug."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  # shell and Markdown, where words are quoted by the filter `sh`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["sh"] = lambda word: shlex.quote(str(word))
+    return environment.get_template(template).render(values)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string that is not a plain word: YAML 1.1 and 1.2 disagree about too many of them."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+    style = None if PLAIN_TEXT.fullmatch(text) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # noqa: ARG005
+
+
+def to_yaml(data: Any) -> str:
+    """Block style, keys in the given order."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+    return text

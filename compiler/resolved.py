@@ -1,0 +1,115 @@
+"""The spec of a plan with every default and every choice written out. Compiled again, it gives the same plan."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from dynamoc.compiler.graph import Component, Edge, Graph, WorkerOptions
+from dynamoc.compiler.plan import Plan
+from dynamoc.runtime.manifest import RouterSettings
+
+KIB = 1024
+
+
+def resolved_spec(plan: Plan) -> dict[str, Any]:
+    """Plain data, ready to be written as YAML; what has no value is left out."""
+    graph = plan.graph
+    model = graph.model
+    spec = {
+        "dynamoc": 1,
+        "name": graph.name,
+        "model": {
+            "ref": model.ref,
+            "path": model.path,
+            "revision": model.revision,
+            "served_name": model.served_name,
+        },
+        "components": {process.component.name: _component(plan, process.component) for process in plan.processes},
+        "edges": [_edge(plan, edge) for edge in sorted(graph.edges, key=lambda e: (e.source, e.target))],
+        "placement": {"same_node": sorted(sorted(group) for group in graph.same_node)} if graph.same_node else None,
+        "load": {"isl": graph.load.isl, "osl": graph.load.osl} if graph.load else None,
+        "allow": _allow(graph),
+    }
+    cleaned: dict[str, Any] = _without_nothing(spec)
+    return cleaned
+
+
+def _allow(graph: Graph) -> list[dict[str, str]] | None:
+    return [{"code": a.code, "reason": a.reason} for a in graph.allow] or None
+
+
+def _component(plan: Plan, component: Component) -> dict[str, Any]:
+    fields: dict[str, Any] = {"role": str(component.role)}
+    if component.frontend is not None:
+        fields |= {
+            "replicas": component.replicas,
+            "port": component.port,
+            "max_body": exact_size(component.frontend.max_body_bytes),
+            "max_concurrent_requests": component.frontend.max_concurrent_requests,
+            "request_timeout": _seconds(component.frontend.request_timeout_s),
+        }
+    if component.router is not None:
+        fields |= _router(component.router)
+    if component.worker is not None:
+        blocks = next(p.kv_blocks for p in plan.processes if p.component is component)
+        fields |= {"replicas": component.replicas} | _worker(component.worker, blocks)
+    return fields | {"env": dict(sorted(component.env.items())) or None}
+
+
+def _router(router: RouterSettings) -> dict[str, Any]:
+    settings = msgspec.structs.asdict(router)
+    settings["queue_timeout"] = _seconds(settings.pop("queue_timeout_s"))
+    if settings["policy"] != "kv":
+        for name in ("overlap_credit", "prefill_load_scale", "temperature"):
+            del settings[name]
+    return settings
+
+
+def _worker(options: WorkerOptions, kv_blocks: int) -> dict[str, Any]:
+    parallel = options.parallel
+    return {
+        "engine": options.engine,
+        "version": options.version,
+        "device": options.device,
+        "dtype": options.dtype,
+        "kv_dtype": options.kv_dtype,
+        "parallel": {"tp": parallel.tp, "pp": parallel.pp, "dp": parallel.dp, "ep": parallel.ep},
+        "block_size": options.block_size,
+        "kv_blocks": kv_blocks,
+        "context_length": options.context_length,
+        "max_batched_tokens": options.max_batched_tokens,
+        "max_sequences": options.max_sequences,
+        "prefix_caching": options.prefix_caching,
+        "cpus": options.cpus,
+        "args": options.args or None,
+    }
+
+
+def _edge(plan: Plan, edge: Edge) -> str | dict[str, str]:
+    transport = plan.transports.get((edge.source, edge.target))
+    if transport is None:
+        return f"{edge.source} -> {edge.target}"
+    return {"from": edge.source, "to": edge.target, "transport": transport}
+
+
+def exact_size(size: int) -> str:
+    """The largest unit that divides it, so nothing is rounded."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size and size % KIB**power == 0:
+            return f"{size // KIB**power} {unit}"
+    return f"{size} B"
+
+
+def _seconds(duration: float) -> str:
+    text = format(Decimal(repr(duration)), "f")
+    return f"{text.removesuffix('.0')} s"
+
+
+def _without_nothing(value: Any) -> Any:
+    """Drop entries that are None, but never from the user's own `args`."""
+    if not isinstance(value, dict):
+        return value
+    return {k: v if k == "args" else _without_nothing(v) for k, v in value.items() if v is not None}

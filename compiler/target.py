@@ -1,0 +1,44 @@
+"""What a plan is written for: the seam behind which Slurm, Kubernetes and one machine look alike."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dynamoc.compiler.artifacts import Artifacts
+from dynamoc.compiler.plan import Plan
+
+TARGETS: Mapping[str, str] = {"local": "dynamoc.compiler.targets.local"}
+
+
+class UnknownTargetError(ValueError):
+    """There is no such target; the message lists those there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a target can do. `nodes` is how many it can hold."""
+
+    nodes: int
+
+
+class Target(Protocol):
+    """One per place where plans run."""
+
+    name: str
+    capabilities: Capabilities
+
+    def emit(self, plan: Plan) -> Artifacts:
+        """The files of a plan. Pure, and cannot fail for a plan that fits the capabilities."""
+        ...
+
+
+def find_target(name: str) -> Target:
+    """A registered target; UnknownTargetError otherwise."""
+    if name not in TARGETS:
+        known = ", ".join(f"`{target}`" for target in TARGETS)
+        raise UnknownTargetError(f"there is no target `{name}`; this version has {known}")
+    found: Target = importlib.import_module(TARGETS[name]).TARGET
+    return found

@@ -1,0 +1,56 @@
+"""What must hold of a graph and of a plan after every pass. A violation is our bug, never the user's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from dynamoc.compiler.graph import EdgeKind, Graph
+from dynamoc.compiler.plan import Plan, Process
+
+
+class ViolationError(AssertionError):
+    """A pass broke an invariant."""
+
+
+def verify_graph(graph: Graph) -> None:
+    """Names are unique and bound; options are where the role has them."""
+    names = [component.name for component in graph.components]
+    _unique("component", names)
+    for edge in graph.edges:
+        _require(edge.source in names and edge.target in names, f"edge {edge} names no component")
+        workers = [graph.component(name).role.is_worker for name in (edge.source, edge.target)]
+        _require((edge.kind is EdgeKind.KV) == all(workers), f"edge {edge} is of the wrong kind")
+    for component in graph.components:
+        _require(component.replicas >= 1, f"{component.name} has no replica")
+        _require((component.worker is not None) == component.role.is_worker, f"{component.name} lacks options")
+
+
+def verify_plan(plan: Plan) -> None:
+    """Every process is on a node, no GPU and no port has two owners, ranks number the GPUs of a worker."""
+    _unique("process", (process.name for process in plan.processes))
+    expected = sum(component.replicas for component in plan.graph.components)
+    _require(len(plan.processes) == expected, f"{len(plan.processes)} processes for {expected} replicas")
+    for process in plan.processes:
+        _verify_process(plan, process)
+    _unique("GPU", ((p.node, gpu) for p in plan.processes for gpu in p.gpus))
+    _unique("port", ((p.node, port) for p in plan.processes for port in p.ports.values()))
+
+
+def _verify_process(plan: Plan, process: Process) -> None:
+    _require(0 <= process.node < len(plan.cluster.nodes), f"{process.name} is on no node")
+    node, options = plan.cluster.nodes[process.node], process.component.worker
+    _require(all(0 <= gpu < node.gpus for gpu in process.gpus), f"{process.name} has a GPU the node has not")
+    _require(process.ranks == tuple(range(len(process.gpus))), f"ranks of {process.name} do not number its GPUs")
+    wanted = options.parallel.gpus if options is not None and options.device == "cuda" else 0
+    _require(len(process.gpus) == wanted, f"{process.name} has {len(process.gpus)} of {wanted} GPUs")
+
+
+def _unique(what: str, items: Iterable[object]) -> None:
+    twice = [item for item, count in Counter(items).items() if count > 1]
+    _require(not twice, f"{what} {twice} has more than one owner")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ViolationError(message)
