@@ -64,8 +64,8 @@ class Home:
         kept = {k: v for k, v in self.environ.items() if k in INHERITED or k.startswith(INHERITED_PREFIXES)}
         return {
             **kept,
-            CUDA: visible_gpus(spec, self.environ.get(CUDA)),
             **spec.env,
+            CUDA: visible_gpus(spec, self.environ.get(CUDA)),
             **self.marks,
             "DYNAMOC_PROCESS": spec.name,
             "DYNAMOC_INCARNATION": str(incarnation),

@@ -1,0 +1,71 @@
+"""`dynamoc status`: how a run is, from its folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dynamoc.runtime.agent.record import RunStatus
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs are.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def command(run: str | None, runs_dir: Path, form: str) -> None:
+    """Show the state of RUN: a folder, a name or its beginning; the latest by default."""
+    from dynamoc.launcher.runs import RunFolderError, find_run, has_agent, manifest_of, statuses_of
+
+    try:
+        folder = find_run(runs_dir, run)
+        statuses = statuses_of(folder, manifest_of(folder))
+    except RunFolderError as error:
+        raise click.ClickException(str(error)) from error
+    lost = [node for node, status in statuses.items() if not status.state.is_over and not has_agent(folder, node)]
+    (_print_json if form == "json" else _print_text)(folder, statuses, lost)
+    sys.exit(1 if lost or any(status.state == "failed" for status in statuses.values()) else 0)
+
+
+def _print_json(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int]) -> None:
+    import msgspec
+
+    nodes = [statuses[node] for node in sorted(statuses)]
+    click.echo(msgspec.json.encode({"folder": str(folder), "nodes": nodes, "lost_agents": lost}))
+
+
+def _print_text(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynamoc.launcher.board import COLOURS
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(str(folder), markup=False)
+    if not statuses:
+        console.print("no agent has written a status yet")
+    table = Table("process", "node", "state", "for", "incarnation", "restarts", "pid", "address", "reason")
+    for node, status in sorted(statuses.items()):
+        console.print(f"node {node}: {'the agent is gone, last seen ' if node in lost else ''}{status.state}")
+        if status.reason:
+            console.print(status.reason, markup=False)
+        for process in status.processes.values():
+            ports = " ".join(f"{purpose}:{port}" for purpose, port in process.ports.items())
+            table.add_row(
+                process.name,
+                str(node),
+                f"[{COLOURS.get(process.state, 'default')}]{process.state}[/]",
+                f"{max(0.0, time.time() - process.since):.0f} s",
+                str(process.incarnation),
+                str(process.restarts),
+                str(process.pid or ""),
+                f"{process.host} {ports}",
+                process.reason,
+            )
+    if statuses:
+        console.print(table)
