@@ -15,7 +15,7 @@ from dynamoc.runtime.kv.pool import HostPool
 
 Words = npt.NDArray[np.uint64]
 
-CHECKED_BLOCKS = 1024
+CHECKED_BLOCKS = 512
 """At most about so many blocks are read again per step; with more in use, the sequences take turns."""
 
 _FORGET_ABOVE = 64
@@ -55,6 +55,7 @@ class Pages:
     def __init__(self, pool: HostPool) -> None:
         self._block_size = pool.layout.block_size
         self._pages: Words = np.frombuffer(pool.data, dtype=np.uint64).reshape(pool.blocks, self._block_size)
+        self._words = pool.data.cast("Q")
         self._traces: dict[int, Trace] = {}
         self._turn = 0
 
@@ -102,14 +103,12 @@ class Pages:
         trace.count, trace.word = trace.count + len(words), word
 
     def _write(self, trace: Trace, chunk: Chunk) -> int:
-        """Write whole pages: behind the last token they are zero, whatever the block held before."""
+        """Begin a page whole: behind its last token it is zero, whatever the block held before."""
         size, start = self._block_size, chunk.start
-        if chunk.count == 1:
+        if chunk.count == 1 and start % size:
             trace.word = word = next_word(trace.word, chunk.sequence.tokens[start])
-            trace.words[start] = word
+            trace.words[start] = self._words[trace.blocks[start // size] * size + start % size] = word
             trace.count += 1
-            row = start // size
-            self._pages[trace.blocks[row]] = trace.words[row * size : (row + 1) * size]
             return word
         self._extend(trace, chunk.sequence.tokens[start : start + chunk.count])
         first, last = start // size, -(-trace.count // size)
