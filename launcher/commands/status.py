@@ -49,23 +49,25 @@ def _print_text(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[
     console.print(str(folder), markup=False)
     if not statuses:
         console.print("no agent has written a status yet")
-    table = Table("process", "node", "state", "for", "incarnation", "restarts", "pid", "address", "reason")
+    table = Table("process", "state", "for", "incarnation", "restarts", "pid", "address", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    reasons = []
     for node, status in sorted(statuses.items()):
         console.print(f"node {node}: {'the agent is gone, last seen ' if node in lost else ''}{status.state}")
-        if status.reason:
-            console.print(status.reason, markup=False)
         for process in status.processes.values():
             ports = " ".join(f"{purpose}:{port}" for purpose, port in process.ports.items())
             table.add_row(
                 process.name,
-                str(node),
                 f"[{COLOURS.get(process.state, 'default')}]{process.state}[/]",
                 f"{max(0.0, time.time() - process.since):.0f} s",
                 str(process.incarnation),
                 str(process.restarts),
                 str(process.pid or ""),
                 f"{process.host} {ports}",
-                process.reason,
             )
+            if process.reason:
+                reasons.append(f"{process.name}: {process.reason} {process.evidence}".rstrip())
     if statuses:
         console.print(table)
+    for reason in reasons:
+        console.print(reason, markup=False)
