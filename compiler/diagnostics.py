@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -95,7 +95,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The characters from offset `start` up to `end` of the text become `text`."""
+    """The characters from offset `start` up to `end` of the file become `text`; a byte order mark counts nothing."""
 
     start: int
     end: int
@@ -152,11 +152,13 @@ class Reporter:
     """Collects diagnostics of one compilation.
 
     `locate` maps a path to its span: of the key, or of the value. `edit` turns changes by path into edits of the
-    text, None where the text does not allow it. A waived error is recorded as a warning.
+    text, None where the text does not allow it. `home` says where an inherited value is written. A waived error is
+    recorded as a warning; the same finding twice is one.
     """
 
     locate: Callable[[Path, bool], Span | None]
     edit: Callable[[Sequence[Change]], tuple[Edit, ...] | None] = _no_edits
+    home: Callable[[Path], Path] = tuple
     diagnostics: list[Diagnostic] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)
 
@@ -218,19 +220,22 @@ class Reporter:
     ) -> None:
         labels = []
         for number, (path, text) in enumerate(at):
-            span = self.locate(path, at_key and number == 0)
+            span = self.locate(self.home(path), at_key and number == 0)
             if span is not None:
                 labels.append(Label(span, text))
         advice, fixes = list(helps), []
         for remedy in remedies:
-            edits = self.edit(remedy.changes)
+            moved = Remedy(
+                tuple(replace(change, path=self.home(change.path)) for change in remedy.changes), remedy.text
+            )
+            edits = self.edit(moved.changes)
             if edits is None:
-                advice.append(remedy.help)
+                advice.append(moved.help)
             else:
-                fixes.append(Fix(remedy.help, edits))
-        self.diagnostics.append(
-            Diagnostic(code, severity, message, tuple(labels), tuple(notes), tuple(advice), tuple(fixes))
-        )
+                fixes.append(Fix(moved.help, edits))
+        found = Diagnostic(code, severity, message, tuple(labels), tuple(notes), tuple(advice), tuple(fixes))
+        if found not in self.diagnostics:
+            self.diagnostics.append(found)
 
 
 def spell(path: Path) -> str:

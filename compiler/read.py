@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from dynamoc.compiler.diagnostics import Path, Reporter, Span
+from dynamoc.compiler.diagnostics import Path, Reporter
 from dynamoc.compiler.edits import edit
 from dynamoc.compiler.shape import read_shape
 from dynamoc.compiler.source import Source
@@ -12,14 +12,15 @@ from dynamoc.compiler.spec import Spec, part_at
 
 
 def reporter_for(source: Source) -> Reporter:
-    """A reporter that marks the text; what a worker has from `defaults` is marked there."""
+    """A reporter that marks and edits the text; what a worker has from `defaults` is marked and edited there."""
 
-    def locate(path: Path, key: bool) -> Span:
+    def home(path: Path) -> Path:
+        if path[:1] != ("components",) or len(path) < 3 or path in source.places:
+            return path
         inherited = ("defaults", *path[2:])
-        here = path in source.places or path[:1] != ("components",) or len(path) < 3
-        return source.locate(path if here or inherited not in source.places else inherited, key)
+        return inherited if inherited in source.places else path
 
-    return Reporter(locate, partial(edit, source))
+    return Reporter(source.locate, partial(edit, source), home)
 
 
 def read_spec(source: Source, report: Reporter) -> Spec:

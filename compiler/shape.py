@@ -29,6 +29,7 @@ _KINDS = {
     "list": "a list",
     "finite": "a number",
 }
+LISTS_OF_TEXT = ("edges", "same_node")
 _TRUTH = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 _PATTERNS = {
     "name": "names are up to 40 lower-case letters, digits and dashes, and start with a letter",
@@ -176,7 +177,7 @@ class _Explainer:
 
     def _type(self, finding: Finding, wanted: str) -> None:
         value, remedies = finding.value, []
-        cure = _converted(value, wanted)
+        cure = _converted(value, f"{wanted} of text" if finding.path[-1] in LISTS_OF_TEXT else wanted)
         if cure is not None:
             remedies.append(Remedy((Put(finding.path, cure),)))
         message = f"{finding.name} takes {wanted}"
@@ -238,9 +239,7 @@ def _converted(value: Any, wanted: str) -> Any:
         return str(text).lower()
     if wanted == "`true` or `false`" and isinstance(value, str):
         return _TRUTH.get(value.lower(), {"true": True, "false": False}.get(value.lower()))
-    if wanted == "a list" and isinstance(value, str | dict):
-        return [value]
-    return None
+    return [value] if wanted == "a list of text" and isinstance(value, str) else None
 
 
 def _kind(value: Any) -> str:

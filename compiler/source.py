@@ -39,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A parsed file. `places` has every path of the data; `line_starts` the offset of every line."""
+    """A parsed file. `text` has no byte order mark; `places` has every path of the data."""
 
     name: str
     text: str
@@ -69,7 +69,7 @@ class Source:
 def read_source(content: str | bytes, name: str) -> Source:
     """Parse a file; CompileError holds every error that stands in it."""
     content = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-    text = _decode(content, name)
+    text = _decode(content, name).removeprefix("\ufeff")
     reader = _Reader(name, text)
     reader.read()
     if reader.errors:
@@ -84,9 +84,7 @@ def span_of(name: str, text: str, start: int, end: int) -> Span:
     line_end = text.find("\n", start)
     line_end = len(text) if line_end < 0 else line_end
     visible = text[start : min(end, line_end)].rstrip()
-    bom = 1 if line_start == 0 and text.startswith("\ufeff") else 0
-    column = max(1, start - line_start + 1 - bom)
-    return Span(name, text.count("\n", 0, start) + 1, column, max(1, len(visible)))
+    return Span(name, text.count("\n", 0, start) + 1, start - line_start + 1, max(1, len(visible)))
 
 
 def _decode(content: bytes, name: str) -> str:

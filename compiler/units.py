@@ -20,6 +20,8 @@ SIZE_UNITS = {
     "GB": 10**9,
     "TB": 10**12,
 }
+LARGEST_COUNT_OF_MIB = 65536
+"""A size without a unit up to here was probably meant in MiB, above in bytes."""
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]*)", re.ASCII)
@@ -37,12 +39,12 @@ class QuantityError(ValueError):
 
 def parse_size(value: Any) -> int:
     """Bytes of `512 MiB`; decimal units (`MB`) are powers of ten."""
-    return int(_parse("size", value, SIZE_UNITS, "MiB"))
+    return int(_parse("size", value, SIZE_UNITS))
 
 
 def parse_duration(value: Any) -> float:
     """Seconds of `30 ms`."""
-    return _parse("duration", value, DURATION_UNITS, "s")
+    return _parse("duration", value, DURATION_UNITS)
 
 
 def as_written(value: Any) -> Any:
@@ -50,7 +52,7 @@ def as_written(value: Any) -> Any:
     return getattr(value, "written", value)
 
 
-def _parse(kind: str, value: Any, units: Mapping[str, float], usual: str) -> float:
+def _parse(kind: str, value: Any, units: Mapping[str, float]) -> float:
     text = as_written(value)
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     if match is None:
@@ -58,7 +60,8 @@ def _parse(kind: str, value: Any, units: Mapping[str, float], usual: str) -> flo
     number, unit = match.groups()
     if unit not in units:
         folded = {known.lower(): known for known in units} | {k: v for k, v in _USUAL.items() if v in units}
-        near = folded.get(unit.lower()) if unit else usual
+        likely = "s" if kind == "duration" else "B" if float(number) > LARGEST_COUNT_OF_MIB else "MiB"
+        near = folded.get(unit.lower()) if unit else likely
         raise QuantityError(kind, units, near and f"{number} {near}")
     quantity = float(number) * units[unit]
     if quantity <= 0 or (kind == "size" and quantity < 1):

@@ -1,0 +1,53 @@
+"""Whole compilations of texts, for golden files and error pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamoc.compiler.cluster_spec import read_cluster
+from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Severity
+from dynamoc.compiler.models import ModelLibrary
+from dynamoc.compiler.pipeline import build_plan
+from dynamoc.compiler.render import in_order, render_text
+from dynamoc.compiler.source import read_source
+from dynamoc.compiler.target import load_target
+
+ROOT = Path(__file__).parents[2]
+LAPTOP = (ROOT / "specs/clusters/laptop.yaml").read_text()
+SPEC_NAME, CLUSTER_NAME = "spec.yaml", "cluster.yaml"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a compilation said, in order of place."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    rendered: str
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        return tuple(d for d in self.diagnostics if d.severity is Severity.ERROR)
+
+    @property
+    def codes(self) -> list[str]:
+        return [d.code for d in self.diagnostics]
+
+
+def cards() -> ModelLibrary:
+    """The models we ship cards of."""
+    folder = ROOT / "specs/models"
+    return ModelLibrary({path.stem.replace("--", "/"): path.read_text() for path in folder.glob("*.yaml")})
+
+
+def prove(spec: str | bytes, cluster: str | None = None) -> Verdict:
+    """Compile a spec for the local target."""
+    inventory = LAPTOP if cluster is None else cluster
+    try:
+        site = read_cluster(read_source(inventory, CLUSTER_NAME))
+        _, found = build_plan(read_source(spec, SPEC_NAME), site, cards(), load_target("local"))
+    except CompileError as error:
+        found = error.diagnostics
+    text = spec if isinstance(spec, str) else spec.decode("utf-8", "replace")
+    rendered = render_text(found, {SPEC_NAME: text, CLUSTER_NAME: inventory})
+    return Verdict(tuple(in_order(found)), rendered)
