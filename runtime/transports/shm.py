@@ -14,6 +14,7 @@ import functools
 import mmap
 import os
 import select
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,29 +82,21 @@ class ShmPeer:
         self.block_bytes = offered.block_bytes
         self.closed = False
         self._pidfd = os.pidfd_open(offered.process.pid)
-        try:
-            self._map = _map_pool(offered)
-        except BaseException:
-            os.close(self._pidfd)
-            raise
-        self.pool = _Pool(memoryview(self._map)[PAGE_BYTES:], offered.block_bytes)
-        self._ended = select.poll()
-        self._ended.register(self._pidfd, select.POLLIN)
+        weakref.finalize(self, os.close, self._pidfd)
+        self.pool = _Pool(memoryview(_map_pool(offered))[PAGE_BYTES:], offered.block_bytes)
 
     def check(self) -> None:
         """Stopped if the peer was closed here or its process has ended."""
         if self.closed:
             raise Stopped(Outcome.FAILURE, "the peer was closed")
-        if self._ended.poll(0):
+        ended = select.poll()  # one a call: lanes ask at the same time, and a poll object may not be shared
+        ended.register(self._pidfd, select.POLLIN)
+        if ended.poll(0):
             raise Stopped(Outcome.FAILURE, "the peer's process has ended")
 
     def close(self) -> None:
         """Stop writing at the next check; the mapping goes with the last lane that uses it."""
         self.closed = True
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ended"):
-            os.close(self._pidfd)
 
 
 class ShmTransport:

@@ -51,7 +51,7 @@ class TcpPeer:
         self._key = key
         self._offered = offered
         self._idle: deque[socket.socket] = deque()
-        self._closed = False
+        self.closed = False
 
     def take(self, check: wire.Check, remaining_s: float) -> socket.socket:
         """An open data connection; TransportError or OSError if the peer is not there any more."""
@@ -75,18 +75,17 @@ class TcpPeer:
     def give_back(self, connection: socket.socket) -> None:
         """Keep a connection whose last transfer ended well."""
         self._idle.append(connection)
-        if self._closed:
+        if self.closed:
             self._drop_idle()
 
     def check(self) -> None:
         """Stopped if the peer was closed here."""
-        if self._closed:
+        if self.closed:
             raise Stopped(Outcome.FAILURE, "the peer was closed")
 
     def close(self) -> None:
         """Running sends end at their next check."""
-        self._closed = True
-        self.executor.shutdown(wait=False)
+        self.closed = True
         self._drop_idle()
 
     def _drop_idle(self) -> None:
@@ -142,7 +141,7 @@ class TcpTransport:
         except TransportError:
             peer.close()
             raise
-        self._peers.append(peer)
+        self._peers = [known for known in self._peers if not known.closed] + [peer]
         return peer
 
     def write(self, peer: Peer, pairs: Sequence[BlockPair], deadline_s: float, tag: int) -> Transfer:
@@ -219,22 +218,31 @@ def _send(transfer: ThreadedTransfer, pool: HostPool, peer: TcpPeer, span: range
         transfer.check()
         peer.check()
 
-    check()
-    connection = peer.take(check, transfer.remaining_s)
     try:
-        size = pool.layout.block_bytes
-        destinations = np.array([transfer.pairs[index].destination for index in span], "<u4").tobytes()
-        header = wire.HEADER.pack(tag, len(span), size, max(transfer.remaining_s, 0.0))
-        wire.send_all(connection, header + destinations, check)
-        wire.accept_answer(connection, check)
-        for index in span:
-            check()
-            block = pool.block(transfer.pairs[index].source)
-            transfer.checksums[index] = _digest(block)
-            wire.send_all(connection, block, check)
-        wire.accept_answer(connection, check)
-    except BaseException:
-        connection.close()
+        check()
+        connection = peer.take(check, transfer.remaining_s)
+        try:
+            _stream(transfer, pool, connection, span, tag, check)
+        except BaseException:
+            connection.close()
+            raise
+    except (OSError, TransportError):
+        check()  # a deadline or a cancellation that the owner noticed first is still that
         raise
     peer.give_back(connection)
     return len(span)
+
+
+def _stream(
+    transfer: ThreadedTransfer, pool: HostPool, connection: socket.socket, span: range, tag: int, check: wire.Check
+) -> None:
+    destinations = np.array([transfer.pairs[index].destination for index in span], "<u4").tobytes()
+    header = wire.HEADER.pack(tag, len(span), pool.layout.block_bytes, max(transfer.remaining_s, 0.0))
+    wire.send_all(connection, header + destinations, check)
+    wire.accept_answer(connection, check)
+    for index in span:
+        check()
+        block = pool.block(transfer.pairs[index].source)
+        transfer.checksums[index] = _digest(block)
+        wire.send_all(connection, block, check)
+    wire.accept_answer(connection, check)

@@ -1,0 +1,411 @@
+"""One suite over every transport: what moves must be right, and what did not move must be said."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+from pool_process import KEY, PoolProcess, digests, fill, layout_of
+
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.checksums import mismatches, pack_checksums
+from dynamoc.runtime.transports.protocol import BlockPair, Completion, Outcome, Peer, Transport, TransportError
+from dynamoc.runtime.transports.registry import TRANSPORTS, make_transport
+
+BLOCK = 4096
+BLOCKS = 512
+LONG_BLOCK = 1 << 20
+LONG_BLOCKS = 512
+"""A transfer of all of these takes long enough to be disturbed half way."""
+
+
+@dataclass
+class Rig:
+    """This process with a pool and a transport, and peers in processes of their own."""
+
+    name: str
+    peers: list[PoolProcess] = field(default_factory=list)
+
+    def peer(self, block: int = BLOCK, blocks: int = BLOCKS, seed: int = 1, key: bytes = KEY) -> PoolProcess:
+        self.peers.append(PoolProcess(self.name, block, blocks, seed, key))
+        return self.peers[-1]
+
+    def run(
+        self,
+        test: Callable[[Transport, HostPool], Awaitable[None]],
+        block: int = BLOCK,
+        blocks: int = BLOCKS,
+    ) -> None:
+        """Run a test's coroutine with a transport over a pool of random bytes."""
+
+        async def inside() -> None:
+            pool = HostPool(layout_of(block), blocks)
+            fill(pool, 7)
+            transport = make_transport(self.name, KEY)
+            transport.register(pool)
+            await transport.start("127.0.0.1", 0)
+            try:
+                async with asyncio.timeout(60):
+                    await test(transport, pool)
+            finally:
+                await transport.close()
+                pool.close()
+
+        asyncio.run(inside())
+
+
+@pytest.fixture(params=sorted(TRANSPORTS))
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    made = Rig(request.param)
+    yield made
+    for peer in made.peers:
+        with suppress(BrokenPipeError):
+            peer.end()
+
+
+def shuffled(count: int, seed: int = 3) -> list[BlockPair]:
+    sources, destinations = list(range(count)), list(range(count))
+    random.Random(seed).shuffle(sources)
+    random.Random(seed + 1).shuffle(destinations)
+    return [BlockPair(s, d) for s, d in zip(sources, destinations, strict=True)]
+
+
+def straight(count: int) -> list[BlockPair]:
+    return [BlockPair(block, block) for block in range(count)]
+
+
+async def push(
+    transport: Transport, owner: PoolProcess, peer: Peer, pairs: Sequence[BlockPair], tag: int, deadline_s: float = 30
+) -> Completion:
+    owner.ask("expect", tag=tag, blocks=[pair.destination for pair in pairs])
+    return await transport.write(peer, pairs, deadline_s, tag).wait()
+
+
+@pytest.mark.parametrize("pairs", [straight(BLOCKS), shuffled(BLOCKS), shuffled(1), shuffled(37)], ids=len)
+def test_every_byte_arrives_where_it_belongs(rig: Rig, pairs: list[BlockPair]) -> None:
+    async def test(transport: Transport, pool: HostPool) -> None:
+        owner = rig.peer()
+        untouched = sorted(set(range(BLOCKS)) - {pair.destination for pair in pairs})
+        before = owner.ask("digests", blocks=untouched)
+        peer = await transport.connect(owner.metadata, 5)
+
+        completion = await push(transport, owner, peer, pairs, tag=1)
+
+        assert completion.outcome is Outcome.SUCCESS, completion.reason
+        assert completion.moved_bytes == len(pairs) * BLOCK
+        arrived = owner.ask("digests", blocks=[pair.destination for pair in pairs])
+        assert arrived == digests(pool, [pair.source for pair in pairs])
+        assert list(completion.checksums) == arrived
+        assert owner.ask("digests", blocks=untouched) == before
+
+    rig.run(test)
+
+
+def test_no_pairs_are_a_success(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer()
+        completion = await push(transport, owner, await transport.connect(owner.metadata, 5), [], tag=1)
+
+        assert (completion.outcome, completion.moved_bytes) == (Outcome.SUCCESS, 0)
+
+    rig.run(test)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([BlockPair(0, 5), BlockPair(1, 5)], "named twice"),
+        ([BlockPair(0, BLOCKS)], f"destination block {BLOCKS} is outside"),
+        ([BlockPair(BLOCKS, 0)], f"source block {BLOCKS} is outside"),
+        ([BlockPair(-1, 0)], "source block -1 is outside"),
+    ],
+)
+def test_wrong_pairs_are_rejected_and_write_nothing(rig: Rig, pairs: list[BlockPair], message: str) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer()
+        before = owner.ask("digests", blocks=list(range(BLOCKS)))
+        peer = await transport.connect(owner.metadata, 5)
+
+        with pytest.raises(TransportError, match=message):
+            transport.write(peer, pairs, 5, 1)
+
+        assert owner.ask("digests", blocks=list(range(BLOCKS))) == before
+
+    rig.run(test)
+
+
+def test_many_small_blocks(rig: Rig) -> None:
+    count = 60_000
+
+    async def test(transport: Transport, pool: HostPool) -> None:
+        owner = rig.peer(256, count)
+        pairs = shuffled(count)
+        completion = await push(transport, owner, await transport.connect(owner.metadata, 5), pairs, tag=1)
+
+        assert completion.outcome is Outcome.SUCCESS, completion.reason
+        arrived = owner.ask("digests", blocks=[pair.destination for pair in pairs])
+        assert arrived == digests(pool, [pair.source for pair in pairs])
+
+    rig.run(test, block=256, blocks=count)
+
+
+def test_concurrent_transfers(rig: Rig) -> None:
+    async def test(transport: Transport, pool: HostPool) -> None:
+        owner = rig.peer()
+        peer = await transport.connect(owner.metadata, 5)
+        pairs = shuffled(BLOCKS)
+        parts = [pairs[start : start + 8] for start in range(0, BLOCKS, 8)]
+        for tag, part in enumerate(parts):
+            owner.ask("expect", tag=tag, blocks=[pair.destination for pair in part])
+
+        transfers = [transport.write(peer, part, 30, tag) for tag, part in enumerate(parts)]
+        completions = await asyncio.gather(*(transfer.wait() for transfer in transfers))
+
+        assert len(completions) == 64
+        assert {completion.outcome for completion in completions} == {Outcome.SUCCESS}
+        arrived = owner.ask("digests", blocks=[pair.destination for pair in pairs])
+        assert arrived == digests(pool, [pair.source for pair in pairs])
+
+    rig.run(test)
+
+
+def test_cancel_before_during_and_after(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+        for tag, wait_s in ((1, 0.0), (2, 0.03)):
+            owner.ask("expect", tag=tag, blocks=list(range(LONG_BLOCKS)))
+            transfer = transport.write(peer, straight(LONG_BLOCKS), 30, tag)
+            if wait_s:
+                await asyncio.sleep(wait_s)
+            transfer.cancel()
+            transfer.cancel()
+            asked_at = time.monotonic()
+            completion = await transfer.wait()
+            assert completion.outcome is Outcome.CANCELLED
+            assert time.monotonic() - asked_at < 1
+            assert completion.moved_bytes < LONG_BLOCKS * LONG_BLOCK
+
+        owner.ask("expect", tag=3, blocks=[0, 1])
+        transfer = transport.write(peer, straight(2), 30, 3)
+        assert (await transfer.wait()).outcome is Outcome.SUCCESS
+        transfer.cancel()
+        assert (await transfer.wait()).outcome is Outcome.SUCCESS
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+def test_nothing_is_written_after_a_cancelled_write_was_revoked(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+        owner.ask("expect", tag=1, blocks=list(range(LONG_BLOCKS)))
+        transfer = transport.write(peer, straight(LONG_BLOCKS), 30, 1)
+        await asyncio.sleep(0.05)
+        transfer.cancel()
+        assert (await transfer.wait()).outcome is Outcome.CANCELLED
+        owner.ask("revoke", tag=1)
+        owner.ask("fill", seed=99)  # the blocks have a new user
+        sentinels = owner.ask("digests", blocks=list(range(LONG_BLOCKS)))
+
+        await asyncio.sleep(0.3)
+
+        assert owner.ask("digests", blocks=list(range(LONG_BLOCKS))) == sentinels
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+def test_a_deadline_ends_a_transfer_by_itself(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+
+        started = time.monotonic()
+        completion = await push(transport, owner, peer, straight(LONG_BLOCKS), tag=1, deadline_s=0.03)
+
+        assert completion.outcome is Outcome.FAILURE
+        assert "not finished within 0.030 s" in completion.reason
+        assert time.monotonic() - started < 2
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05])
+def test_a_killed_owner_is_a_failure(rig: Rig, after_s: float) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+        owner.ask("expect", tag=1, blocks=list(range(LONG_BLOCKS)))
+        if not after_s:
+            owner.send_signal(signal.SIGKILL)
+        transfer = transport.write(peer, straight(LONG_BLOCKS), 30, 1)
+        await asyncio.sleep(after_s)
+        owner.send_signal(signal.SIGKILL)
+        killed_at = time.monotonic()
+        completion = await transfer.wait()
+
+        assert completion.outcome is Outcome.FAILURE
+        assert completion.reason
+        assert time.monotonic() - killed_at < 2
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+def test_a_killed_writer_is_seen_and_its_blocks_become_safe(rig: Rig) -> None:
+    async def test(transport: Transport, pool: HostPool) -> None:
+        writer = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        assert await asyncio.to_thread(writer.ask, "connect", metadata=transport.metadata().hex()) == ""
+        transport.expect(1, range(LONG_BLOCKS))
+        writer.tell("write", count=LONG_BLOCKS, deadline_s=30, tag=1)
+        await asyncio.sleep(0.05)
+        assert writer.writer == b"" or not transport.writer_gone(writer.writer)
+        writer.send_signal(signal.SIGKILL)
+
+        safe = await transport.revoke(1) or transport.writer_gone(writer.writer)
+
+        assert safe
+        fill(pool, 99)
+        sentinels = digests(pool, range(LONG_BLOCKS))
+        await asyncio.sleep(0.2)
+        assert digests(pool, range(LONG_BLOCKS)) == sentinels
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+def test_a_stopped_owner_never_makes_a_transfer_hang(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+        owner.ask("expect", tag=1, blocks=list(range(LONG_BLOCKS)))
+        owner.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        completion = await transport.write(peer, straight(LONG_BLOCKS), 3, 1).wait()
+        took = time.monotonic() - started
+        owner.send_signal(signal.SIGCONT)
+
+        # A mapping works without its owner; a stream does not.
+        expected = Outcome.SUCCESS if rig.name == "shm" else Outcome.FAILURE
+        assert completion.outcome is expected, completion.reason
+        assert took < 4
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+def test_a_stopped_writer_is_not_gone(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        writer = rig.peer()
+        assert await asyncio.to_thread(writer.ask, "connect", metadata=transport.metadata().hex()) == ""
+        transport.expect(1, range(BLOCKS))
+        writer.send_signal(signal.SIGSTOP)
+
+        revoked = await transport.revoke(1)
+
+        assert revoked or not transport.writer_gone(writer.writer)
+        writer.send_signal(signal.SIGKILL)
+        assert transport.writer_gone(writer.writer)
+
+    rig.run(test)
+
+
+def test_metadata_of_an_ended_process_are_refused(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer()
+        owner.send_signal(signal.SIGKILL)
+
+        with pytest.raises(TransportError, match=r"cannot be mapped|cannot reach"):
+            await transport.connect(owner.metadata, 2)
+
+    rig.run(test)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x93\x01\x02", b"not metadata at all"])
+def test_garbage_metadata_are_refused(rig: Rig, garbage: bytes) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        with pytest.raises(TransportError, match=f"not {rig.name} metadata"):
+            await transport.connect(garbage, 2)
+
+    rig.run(test)
+
+
+def test_another_block_size_is_refused(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        with pytest.raises(TransportError, match="8192 bytes, mine 4096"):
+            await transport.connect(rig.peer(block=8192).metadata, 2)
+
+    rig.run(test)
+
+
+def test_what_is_not_expected_is_not_written(rig: Rig) -> None:
+    if rig.name == "shm":
+        pytest.skip("a mapping has no gatekeeper: the writer's word is what keeps blocks safe")
+
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer()
+        peer = await transport.connect(owner.metadata, 5)
+        before = owner.ask("digests", blocks=list(range(BLOCKS)))
+
+        unknown = await transport.write(peer, straight(4), 5, tag=9).wait()
+        owner.ask("expect", tag=1, blocks=[0, 1])
+        beyond = await transport.write(peer, straight(3), 5, tag=1).wait()
+        owner.ask("revoke", tag=1)
+        revoked = await transport.write(peer, straight(2), 5, tag=1).wait()
+
+        assert [c.outcome for c in (unknown, beyond, revoked)] == [Outcome.FAILURE] * 3
+        assert "transfer 9 is not expected" in unknown.reason
+        assert "names blocks that are not expected" in beyond.reason
+        assert "transfer 1 is not expected" in revoked.reason
+        assert owner.ask("digests", blocks=list(range(BLOCKS))) == before
+
+    rig.run(test)
+
+
+def test_a_flipped_bit_is_found_by_its_checksum(rig: Rig) -> None:
+    async def test(transport: Transport, pool: HostPool) -> None:
+        writer = rig.peer()
+        assert await asyncio.to_thread(writer.ask, "connect", metadata=transport.metadata().hex()) == ""
+        transport.expect(1, range(BLOCKS))
+        sent = await asyncio.to_thread(writer.ask, "write", count=BLOCKS, deadline_s=10, tag=1)
+        checksums = pack_checksums(sent["checksums"])
+        blocks = list(range(BLOCKS))
+
+        assert mismatches(pool, blocks, checksums) == []
+        pool.block(41)[BLOCK - 1] ^= 0x10
+        assert mismatches(pool, blocks, checksums) == [41]
+
+    rig.run(test)
+
+
+def test_a_closed_peer_fails_what_runs(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+        owner.ask("expect", tag=1, blocks=list(range(LONG_BLOCKS)))
+        transfer = transport.write(peer, straight(LONG_BLOCKS), 30, 1)
+        await asyncio.sleep(0.03)
+        peer.close()
+
+        assert (await transfer.wait()).outcome is Outcome.FAILURE
+        late = transport.write(peer, straight(1), 5, 1)
+        assert (await late.wait()).outcome is Outcome.FAILURE
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
+
+
+def test_closing_waits_until_nothing_writes(rig: Rig) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        owner = rig.peer(LONG_BLOCK, LONG_BLOCKS)
+        peer = await transport.connect(owner.metadata, 5)
+        owner.ask("expect", tag=1, blocks=list(range(LONG_BLOCKS)))
+        transfer = transport.write(peer, straight(LONG_BLOCKS), 30, 1)
+        await asyncio.sleep(0.03)
+        await transport.close()
+
+        assert (await transfer.wait()).outcome is Outcome.CANCELLED
+
+    rig.run(test, LONG_BLOCK, LONG_BLOCKS)
