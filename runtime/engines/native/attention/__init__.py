@@ -1,1 +1,1 @@
-"""TODO."""
+"""Attention over the paged KV pool: one protocol, one implementation a device."""

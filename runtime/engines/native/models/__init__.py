@@ -1,1 +1,1 @@
-"""TODO."""
+"""Model families and their configuration."""

@@ -1,0 +1,173 @@
+"""Real weights behind the engine: steps become tensors, tensors become tokens."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from torch import Tensor
+
+from dynamoc.runtime.engines.arguments import read_arguments
+from dynamoc.runtime.engines.native.attention.sdpa import SdpaAttention
+from dynamoc.runtime.engines.native.batch import build_batch
+from dynamoc.runtime.engines.native.linear import MakeLinear, PackedLinear, PlainLinear, packing_available
+from dynamoc.runtime.engines.native.models.config import ModelConfig, UnsupportedModelError, read_config
+from dynamoc.runtime.engines.native.models.llama import Llama, build_llama, expected_tensors, optional_tensors
+from dynamoc.runtime.engines.native.sampler import sample
+from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
+from dynamoc.runtime.engines.native.weights import Weights
+from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.manifest import WorkerSettings
+from dynamoc.runtime.plane.messages import Sampling
+
+log = logging.getLogger("dynamoc.engine")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WARM_UP_TOKENS = 32
+
+
+class NativeArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine's `args`.
+
+    `compute_dtype` `auto` computes 16-bit weights in float32 where the processor has no instructions for them; what
+    was chosen is logged, and the KV pool keeps its declared dtype in any case. `threads` 0 means OMP_NUM_THREADS.
+    """
+
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class TorchRunner:
+    """Runs one model on this process's CPU cores."""
+
+    def __init__(self, settings: WorkerSettings, model_folder: Path) -> None:
+        _check_settings(settings)
+        self.settings = settings
+        self.folder = model_folder
+        self.config: ModelConfig = read_config(model_folder, settings.context_length)
+        self.eos_token_ids = self.config.eos_token_ids
+        self.arguments = read_arguments("native", settings.args, NativeArguments)
+        self.dtype = _compute_dtype(self.arguments, settings.dtype)
+        self._layout = _layout(self.config, settings)
+        self._model: Llama | None = None
+        self._attention: SdpaAttention | None = None
+        self._pool: HostPool | None = None
+
+    def load(self, progress: Callable[[float, str], None]) -> None:
+        """Read the weights, map the pool, run one step of each kind."""
+        _set_threads(self.arguments.threads)
+        weights = Weights(self.folder, expected_tensors(self.config), optional_tensors(self.config))
+        make = _linear_maker(self.dtype)
+        positions = self.settings.context_length
+        with torch.inference_mode():
+            self._model = build_llama(
+                self.config, weights, self.dtype, positions, make, lambda done: progress(0.8 * done, "weights")
+            )
+        self._pool = HostPool(self._layout, self.settings.kv.blocks)
+        self._attention = SdpaAttention(
+            _as_tensor(self._pool, DTYPES[self._layout.dtype]), self._layout, self.config.heads, self.dtype
+        )
+        progress(0.9, "warm-up")
+        self._warm_up()
+        progress(1.0, "ready")
+
+    def layout(self) -> KvLayout:
+        """Shape of the pool."""
+        return self._layout
+
+    def pool(self) -> HostPool:
+        """The pool; after `load`."""
+        assert self._pool is not None, "load() comes first"
+        return self._pool
+
+    def execute(self, step: Step) -> list[Sampled]:
+        """One forward pass over all chunks; only the sampled rows meet the LM head."""
+        assert self._model is not None, "load() comes first"
+        assert self._attention is not None
+        with torch.inference_mode():
+            batch = build_batch(step, self._layout.block_size)
+            self._attention.plan(batch)
+            hidden = self._model.hidden(batch.tokens, batch.positions, self._attention)
+            if not batch.sampled:
+                return []
+            return sample(self._model.logits(hidden.index_select(0, batch.sampled_rows)), batch.sampled)
+
+    def close(self) -> None:
+        """Let go of weights and pool. Idempotent."""
+        self._model = self._attention = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _warm_up(self) -> None:
+        """A prefill and a decode in block 0, so that the first request does not pay for first-time set-up."""
+        tokens = min(
+            WARM_UP_TOKENS, self.settings.context_length - 1, self._layout.block_size * self.settings.kv.blocks - 1
+        )
+        if tokens < 1:
+            return
+        blocks = list(range(-(-(tokens + 1) // self._layout.block_size)))
+        sequence = Sequence(0, [0] * (tokens + 1), tokens, Sampling(max_tokens=1, temperature=0.0), blocks=blocks)
+        self.execute(Step((Chunk(sequence, 0, tokens, sample=True),)))
+        self.execute(Step((Chunk(sequence, tokens, 1, sample=True),)))
+        self.pool().data[: len(blocks) * self._layout.block_bytes] = bytes(len(blocks) * self._layout.block_bytes)
+
+
+def _check_settings(settings: WorkerSettings) -> None:
+    if settings.device != "cpu":
+        raise UnsupportedModelError(f"device `{settings.device}` is not supported by this runner; only `cpu` is")
+    for what, dtype in (("dtype", settings.dtype), ("kv dtype", settings.kv.dtype)):
+        if dtype not in DTYPES:
+            raise UnsupportedModelError(
+                f"{what} `{dtype}` is not supported on a CPU; supported are {', '.join(DTYPES)}"
+            )
+
+
+def _compute_dtype(arguments: NativeArguments, declared: str) -> torch.dtype:
+    if arguments.compute_dtype != "auto":
+        return DTYPES[arguments.compute_dtype]
+    dtype = DTYPES[declared]
+    if dtype.itemsize == 2 and not _computes_natively(dtype):
+        log.info("this processor has no %s instructions: computing in float32", declared)
+        return torch.float32
+    return dtype
+
+
+def _computes_natively(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has kernels for a 16-bit type on this processor; emulation is 3 to 8 times slower than float32."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    ops = torch.ops.mkldnn
+    native = ops._is_mkldnn_bf16_supported if dtype is torch.bfloat16 else ops._is_mkldnn_fp16_supported  # noqa: SLF001
+    return bool(native())
+
+
+def _linear_maker(dtype: torch.dtype) -> MakeLinear:
+    if packing_available() and (dtype is torch.float32 or _computes_natively(dtype)):
+        return PackedLinear
+    log.info("weights are not packed: torch has no oneDNN kernels for %s here", dtype)
+    return PlainLinear
+
+
+def _set_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    if torch.get_num_threads() > 1 and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        log.warning("OMP_WAIT_POLICY is not PASSIVE: threads spin at barriers, ten times slower on a busy machine")
+
+
+def _layout(config: ModelConfig, settings: WorkerSettings) -> KvLayout:
+    kv = settings.kv
+    item_bytes = DTYPES[kv.dtype].itemsize
+    return KvLayout(config.layers, config.kv_heads, config.head_dim, kv.block_size, kv.dtype, item_bytes)
+
+
+def _as_tensor(pool: HostPool, dtype: torch.dtype) -> Tensor:
+    """The pool's bytes as one flat tensor; nothing is copied."""
+    return torch.frombuffer(pool.data, dtype=dtype)
