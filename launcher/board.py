@@ -42,13 +42,9 @@ def words_of(process: ProcessStatus) -> str:
 class Lines:
     """A line per change."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, known: Sequence[ProcessStatus] = ()) -> None:
         self._console = console
-        self._shown: dict[str, tuple[str, int]] = {}
-
-    def learn(self, processes: Sequence[ProcessStatus]) -> None:
-        """Take this as known, without a word."""
-        self._shown.update({p.name: (words_of(p), p.incarnation) for p in processes})
+        self._shown = {p.name: (words_of(p), p.incarnation) for p in known}
 
     def show(self, processes: Sequence[ProcessStatus]) -> None:
         """Show what changed."""
@@ -80,10 +76,10 @@ class _Bars:
 
 
 @contextmanager
-def board(console: Console) -> Iterator[Board]:
-    """A board while the block runs."""
+def board(console: Console, known: Sequence[ProcessStatus] = ()) -> Iterator[Board]:
+    """A board while the block runs; on lines, nothing is said of what is `known`."""
     if not console.is_terminal:
-        yield Lines(console)
+        yield Lines(console, known)
         return
     columns = (TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
     with Progress(*columns, console=console, transient=False) as progress:

@@ -123,9 +123,10 @@ class LocalRun:
             said = self._log(node).read_text(errors="replace").strip()
             return f"the agent of node {node} ended with status {returncode}\n{said}"
         words = [status.reason]
-        for process in status.processes.values():
-            if process.state is State.FAILED and process.evidence:
-                path = self.folder / process.evidence
-                tail = path.read_text(errors="replace").splitlines()[-EVIDENCE_LINES:]
-                words += [f"evidence: {path}", *(f"  | {line}" for line in tail)]
+        failed = [p for p in status.processes.values() if p.state is State.FAILED and p.evidence]
+        for number, process in enumerate(sorted(failed, key=lambda p: p.since)):
+            path = self.folder / process.evidence
+            words.append(f"evidence: {path}")
+            if number == 0:  # the others failed alike, or because of it
+                words += [f"  | {line}" for line in path.read_text(errors="replace").splitlines()[-EVIDENCE_LINES:]]
         return "\n".join(words)

@@ -99,7 +99,7 @@ def serve(run: LocalRun, console: Console, questions: Sequence[str], max_tokens:
     except KeyboardInterrupt:
         console.print("\ndraining; Ctrl-C again to hurry")
     finally:
-        with board(console) as shown:
+        with board(console, run.processes()) as shown:
             clean = run.stop(lambda: shown.show(run.processes()))
     for fault in faults:
         _complain(console, fault)
@@ -122,8 +122,7 @@ def watch(run: LocalRun, console: Console) -> None:
     """Until Ctrl-C, with a line for everything that happens to a process; RunFailedError if the run ends."""
     from dynamoc.launcher.board import Lines
 
-    lines = Lines(console)
-    lines.learn(run.processes())
+    lines = Lines(console, run.processes())
     console.print("Ctrl-C to stop")
     while True:
         run.check()

@@ -137,6 +137,7 @@ class Agent:
         self._reaper = Reaper(asyncio.get_running_loop())
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._heard: set[int] = set()
         self._supervisors = tuple(
             Supervisor(spec, _next_incarnation(before, spec.name), self._launch, record, run_dir)
             for spec in manifest.on_node(node)
@@ -165,13 +166,14 @@ class Agent:
     def _listen(self, stop_on_eof: bool) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked)
+            loop.add_signal_handler(number, self._asked, number)
         if stop_on_eof:
             loop.add_reader(0, self._read_input)
 
-    def _asked(self) -> None:
-        """The first time: drain. The second: hurry."""
-        (self._hurry if self._stop.is_set() else self._stop).set()
+    def _asked(self, number: int) -> None:
+        """Drain; the same signal again: hurry. A Ctrl-C that a script passes on as SIGTERM is one request."""
+        (self._hurry if number in self._heard else self._stop).set()
+        self._heard.add(number)
 
     def _read_input(self) -> None:
         if not os.read(0, 4096):

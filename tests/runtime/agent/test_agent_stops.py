@@ -60,7 +60,7 @@ def test_a_process_deaf_to_sigterm_is_killed_after_its_drain_time(stage):
     assert run.pids() == set()
 
 
-def test_a_second_signal_hurries(stage):
+def test_the_same_signal_again_hurries(stage):
     run = stage.start(stage.actor("decode-0", "deaf", "ready", drain_timeout_s=60.0))
     run.wait_ready()
     run.agent.send_signal(signal.SIGTERM)
@@ -68,6 +68,14 @@ def test_a_second_signal_hurries(stage):
     begin = time.monotonic()
     assert run.end() == 0
     assert time.monotonic() - begin < 5.0
+
+
+def test_an_interrupt_passed_on_as_sigterm_is_one_request(stage):
+    run = stage.start(stage.actor("decode-0", "slow=0.5", "ready"))
+    run.wait_ready()
+    run.agent.send_signal(signal.SIGINT)
+    assert run.end() == 0
+    assert "stopping" in (run.folder / "logs/decode-0-0.log").read_text()
 
 
 def test_a_signal_while_starting_or_waiting_to_restart_stops_at_once(stage):
