@@ -141,12 +141,12 @@ _ROLES = ("system", "developer", "user", "assistant")
 AnyRequest = TypeVar("AnyRequest", ChatRequest, CompletionRequest)
 
 
-def decode_request(body: bytes, type: type[AnyRequest]) -> AnyRequest:  # noqa: A002
+def decode_request(body: bytes, form: type[AnyRequest]) -> AnyRequest:
     """The request, checked field by field; ApiError with OpenAI's words for what is wrong."""
     try:
-        request = msgspec.json.decode(body, type=type)
+        request = msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), type) from error
+        raise _explain(str(error), form) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_value(f"the body is not JSON: {error}") from error
     _refuse_unsupported(request, "")
@@ -205,22 +205,24 @@ def _refuse_unsupported(struct: Struct, prefix: str) -> None:
             raise bad_value(f"`{param}` is not supported by this server", param, "unsupported_parameter")
 
 
-def _explain(message: str, type: type[Struct]) -> ApiError:  # noqa: A002
+def _explain(message: str, request: type[Struct]) -> ApiError:
     """msgspec's one sentence in OpenAI's shape."""
     unknown = re.search(r"unknown field `(.*?)`", message)
     path = re.search(r" - at `\$\.?(.*?)`$", message)
     place = path[1] if path else ""
     if unknown:
-        known = Message.__struct_fields__ if place.startswith("messages") else type.__struct_fields__
-        near = difflib.get_close_matches(
-            unknown[1], StreamOptions.__struct_fields__ if place == "stream_options" else known, 1
-        )
-        param = f"{place}.{unknown[1]}" if place else unknown[1]
-        hint = f"; did you mean `{near[0]}`?" if near else ""
-        return bad_value(f"unknown field `{param}`{hint}", param, "unknown_parameter")
+        return _unknown_field(unknown[1], place, request)
     missing = re.search(r"missing required field `(.*?)`", message)
     if missing:
         param = f"{place}.{missing[1]}" if place else missing[1]
         return bad_value(f"missing field `{param}`", param, "missing_required_parameter")
     fact = re.sub(r" - at `.*`$", "", message)
     return bad_value(f"invalid value for `{place}`: {fact[:1].lower()}{fact[1:]}" if place else fact, place or None)
+
+
+def _unknown_field(name: str, place: str, request: type[Struct]) -> ApiError:
+    struct = Message if place.startswith("messages") else StreamOptions if place == "stream_options" else request
+    param = f"{place}.{name}" if place else name
+    near = difflib.get_close_matches(name, struct.__struct_fields__, 1, cutoff=0.5)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    return bad_value(f"unknown field `{param}`{hint}", param, "unknown_parameter")

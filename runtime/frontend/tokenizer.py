@@ -32,7 +32,7 @@ class Tokenizer:
         self._added = {i: token.content for i, token in encoder.get_added_tokens_decoder().items()}
         decoder = json.loads(encoder.to_str())["decoder"]
         self._bytes_of_char = _byte_level_alphabet() if _uses_byte_level(decoder) else None
-        self.vocab_size: int = encoder.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = 1 + max(encoder.get_vocab(with_added_tokens=True).values())
 
     async def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
         """Token ids of each text. With `add_special_tokens` as the model was trained (a leading BOS, say)."""
