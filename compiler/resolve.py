@@ -234,7 +234,7 @@ def _allowances(spec: Spec, report: Reporter) -> tuple[Allowance, ...]:
             report.error("D206", f"there is no rule `{waiver.code}`", (at, "unknown code"), remedies=remedies)
         elif waiver.code < "D3" or waiver.code in NEVER_WAIVED:
             label = (at, f"{CODES[waiver.code]}")
-            notes = ["only rules of capacity, targets and engines (D3xx and up) can be allowed"]
+            notes = ["without this rule there is no plan"]
             remedies = [Remedy((Drop(at[:-1]),))]
             report.error("D206", f"`{waiver.code}` cannot be waived", label, notes=notes, remedies=remedies)
         else:

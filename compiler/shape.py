@@ -61,8 +61,11 @@ def read_shape(
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        for entry in error.errors(include_url=False):
-            _Explainer(source.data, part_at, report).explain(_finding(entry))
+        findings = [_finding(entry) for entry in error.errors(include_url=False)]
+        explainer = _Explainer(source.data, part_at, report)
+        for finding in sorted(findings, key=lambda f: f.kind == "missing"):
+            if finding.kind != "missing" or finding.path not in explainer.misspelt:
+                explainer.explain(finding)
         return None
 
 
@@ -79,6 +82,8 @@ class _Explainer:
         self._data = data
         self._part_at = part_at
         self._report = report
+        self.misspelt: set[Path] = set()
+        """Fields that are there under another name: they are not reported as missing too."""
 
     def explain(self, finding: Finding) -> None:
         """Report one finding."""
@@ -116,6 +121,7 @@ class _Explainer:
             label = f"not a field of {spell(finding.path[:-1])}"
         near = [match for match in get_close_matches(name, fields, 1) if match not in present]
         if near and code == "D110":
+            self.misspelt.add((*finding.path[:-1], near[0]))
             remedy = Remedy((Rename(finding.path, near[0]),), f"a field with a similar name exists: `{near[0]}`")
         else:
             remedy = Remedy((Drop(finding.path),))
@@ -126,7 +132,7 @@ class _Explainer:
         remedies = [Remedy((Put(finding.path, 1),))] if finding.path == ("dynamoc",) else []
         part = self._part_at(finding.raw[:-1])
         field = next(f for n, f in part.model_fields.items() if finding.path[-1] in (n, f.alias))
-        notes = [f"{str(field.description)[0].lower()}{str(field.description)[1:].rstrip('.')}"]
+        notes = [str(field.description).rstrip(".")]
         message = f"{spell(finding.path[:-1])} lacks `{finding.path[-1]}`"
         label = (finding.path[:-1], f"`{finding.path[-1]}` is needed here")
         self._report.error("D111", message, label, notes=notes, remedies=remedies, at_key=True)
@@ -244,7 +250,7 @@ def _converted(value: Any, wanted: str) -> Any:
 
 def _kind(value: Any) -> str:
     if value is None:
-        return "nothing"
+        return "empty"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     names = {int: "an integer", float: "a number", str: "text", dict: "a mapping", list: "a list"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Label, Path, Severity, Span
+from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Edit, Fix, Label, Path, Severity, Span
 from dynamoc.compiler.scalars import resolve_plain
 
 MAX_CHARACTERS = 1_000_000
@@ -124,7 +124,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark: Any = error.problem_mark or error.context_mark
             place = (0, 0) if mark is None else (mark.index, mark.index + 1)
-            self._error("D101", "the text is not YAML", place, self._problem(error, place))
+            self._error("D101", "the text is not YAML", place, *self._problem(error, place))
         except yaml.YAMLError as error:
             position = getattr(error, "position", 0) or 0
             reason = str(getattr(error, "reason", error))
@@ -132,10 +132,12 @@ class _Reader:
         except _Stop:
             pass
 
-    def _problem(self, error: yaml.MarkedYAMLError, place: Range) -> str:
-        if self._text[place[0] : place[1]] == "\t":
-            return "a tab cannot indent YAML, spaces can"
-        return (error.problem or "the text cannot be parsed").lower()
+    def _problem(self, error: yaml.MarkedYAMLError, place: Range) -> tuple[str, tuple[Fix, ...]]:
+        if self._text[place[0] : place[1]] != "\t":
+            return (error.problem or "it cannot be parsed").lower(), ()
+        tabs = [tab for indent in re.finditer(r"^[ \t]+", self._text, re.MULTILINE) for tab in _tabs(indent)]
+        edits = tuple(Edit(tab, tab + 1, "  ") for tab in tabs)
+        return "a tab cannot indent YAML", (Fix("indent with spaces", edits),) if edits else ()
 
     def _documents(self) -> None:
         documents = 0
@@ -159,8 +161,7 @@ class _Reader:
         self._count(path, start)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(str(event.anchor), path, key, start)
-        if event.tag is not None:
-            self._error("D105", "specs use no tags", start, f"the tag {event.tag}")
+        self._check_tag(event)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
@@ -183,8 +184,8 @@ class _Reader:
             value_event = next(self._events)
             where = (*path, key)
             if key in data:
-                first = self.places[where].key or place
-                self._error("D102", f"the key `{key}` is written twice", key_place, "again here", (first, "first here"))
+                first = (self.places[where].key or place, "first here")
+                self._error("D102", f"the key `{key}` is written twice", key_place, "again here", also=(first,))
             data[key] = self._node(value_event, where, key_place)
             end = self.places[where].value[1]
         return data, self._closed(event, end)
@@ -208,16 +209,26 @@ class _Reader:
         if not isinstance(event, yaml.ScalarEvent):
             self._error("D106", "a key is not a string", place, "keys are single words")
             raise _Stop
-        if event.tag is not None:
-            self._error("D105", "specs use no tags", place, f"the tag {event.tag}")
+        self._check_tag(event)
         if event.anchor is not None:
             self._anchors[event.anchor] = (event.value, ())
         plain = resolve_plain(event.value) if event.implicit[0] else event.value
         if event.implicit[0] and event.value == "<<":
             self._error("D105", "specs use no merge keys", place, "write the fields, or put them under `defaults`")
         elif not isinstance(plain, str):
-            self._error("D106", f"the key `{event.value}` is not a string", place, "in quotes it would be one")
+            fix = Fix("put it in quotes", (Edit(*place, f'"{event.value}"'),))
+            self._error(
+                "D106", f"the key `{event.value}` is not a string", place, f"this is {_kind(plain)}", fixes=(fix,)
+            )
         return event.value, place
+
+    def _check_tag(self, event: Any) -> None:
+        start, end = _range(event)
+        tag = re.match(r"(?:&\S+\s+)?(!\S*)\s*", self._text[start:end])
+        if event.tag is not None and tag is not None:
+            place = (start + tag.start(1), start + tag.end(1))
+            fix = Fix("remove the tag", (Edit(place[0], start + tag.end(), ""),))
+            self._error("D105", "specs use no tags", place, "types follow from the field", fixes=(fix,))
 
     def _alias(self, anchor: str, path: Path, key: Range | None, place: Range) -> Any:
         target = self._anchors.get(anchor)
@@ -248,10 +259,27 @@ class _Reader:
             self._error("D108", f"the text is nested deeper than {MAX_DEPTH} levels", place)
             raise _Stop
 
-    def _error(self, code: str, message: str, place: Range, label: str = "", *others: tuple[Range, str]) -> None:
-        labels = [(place, label), *others]
-        spans = tuple(Label(span_of(self._name, self._text, *where), text) for where, text in labels)
-        self.errors.append(Diagnostic(code, Severity.ERROR, message, spans))
+    def _error(
+        self,
+        code: str,
+        message: str,
+        place: Range,
+        label: str = "",
+        fixes: tuple[Fix, ...] = (),
+        also: tuple[tuple[Range, str], ...] = (),
+    ) -> None:
+        labels = tuple(Label(span_of(self._name, self._text, *p), text) for p, text in ((place, label), *also))
+        self.errors.append(Diagnostic(code, Severity.ERROR, message, labels, fixes=fixes))
+
+
+def _tabs(indent: re.Match[str]) -> list[int]:
+    return [indent.start() + offset for offset, character in enumerate(indent.group()) if character == "\t"]
+
+
+def _kind(value: Any) -> str:
+    """What a plain key that is not text was read as."""
+    names = {bool: "a boolean", int: "an integer", float: "a number"}
+    return next((name for kind, name in names.items() if isinstance(value, kind)), "null")
 
 
 def _range(event: Any) -> Range:

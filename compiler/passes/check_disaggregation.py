@@ -43,4 +43,4 @@ def _remedies(graph: Graph, component: Component) -> list[Remedy]:
         return [Remedy((Put((*component.at, "role"), str(Role.AGGREGATED)),))]
     name = graph.of_role(other)[0].name
     edge = f"{component.name} -> {name}" if other is Role.DECODE else f"{name} -> {component.name}"
-    return [Remedy((Put(("edges", len(graph.edges)), edge),))]
+    return [Remedy((Put(("edges", len(graph.edges)), edge),), f"add the edge `{edge}`")]

@@ -67,7 +67,8 @@ def _check_connected(graph: Graph, report: Reporter) -> None:
 
 
 def _add_edge(graph: Graph, source: Component, target: Component) -> Remedy:
-    return Remedy((Put(("edges", len(graph.edges)), f"{source.name} -> {target.name}"),))
+    edge = f"{source.name} -> {target.name}"
+    return Remedy((Put(("edges", len(graph.edges)), edge),), f"add the edge `{edge}`")
 
 
 def _removal(graph: Graph, component: Component) -> list[Remedy]:
