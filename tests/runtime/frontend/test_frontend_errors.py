@@ -96,7 +96,7 @@ def test_a_too_long_prompt_has_openai_s_code(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-NEUTRAL = {
+NEUTRAL: dict[str, Any] = {
     "tools": [], "tool_choice": "auto", "logit_bias": {}, "response_format": {"type": "text"}, "modalities": ["text"],
     "user": "someone", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": True,
     "temperature": None, "top_p": None, "stop": None, "n": None, "seed": None, "stream": None, "logprobs": None,
