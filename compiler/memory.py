@@ -50,7 +50,7 @@ def simulated_pool_blocks(geometry: Geometry | None, options: WorkerOptions) -> 
 
 def spell_bytes(size: int) -> str:
     """A size for people: `11.2 GiB`."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+    for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}".replace(".0 ", " ")
     return f"{size} B"

@@ -35,7 +35,7 @@ class Target(Protocol):
         ...
 
 
-def find_target(name: str) -> Target:
+def load_target(name: str) -> Target:
     """A registered target; UnknownTargetError otherwise."""
     if name not in TARGETS:
         known = ", ".join(f"`{target}`" for target in TARGETS)

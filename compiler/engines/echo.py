@@ -18,6 +18,7 @@ class Echo:
         kv_dtypes=tuple(ITEM_BYTES),
         divides_model=False,
         shards_blocks=False,
+        arguments=("eos_token_id",),
     )
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:

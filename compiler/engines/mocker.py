@@ -18,6 +18,17 @@ class Mocker:
         kv_dtypes=tuple(ITEM_BYTES),
         divides_model=True,
         shards_blocks=False,
+        arguments=(
+            "speedup",
+            "prefill_base_ms",
+            "prefill_us_per_token",
+            "prefill_ns_per_pair",
+            "decode_step_ms",
+            "decode_us_per_sequence",
+            "decode_us_per_block",
+            "vocab_size",
+            "first_token",
+        ),
     )
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:

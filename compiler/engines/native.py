@@ -21,7 +21,7 @@ class Native:
         divides_model=True,
         shards_blocks=True,
         block_sizes=(8, 16, 32, 64, 128, 256),
-        arguments=(),
+        arguments=("threads", "compute_dtype"),
     )
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:

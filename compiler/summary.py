@@ -1,0 +1,101 @@
+"""What people ask of a plan: who runs where, with how much of what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynamoc.compiler.passes.check_memory import host_bytes
+from dynamoc.compiler.plan import Plan, Process
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSummary:
+    """One process. `host_bytes` is a lower bound; 0 where nothing is known."""
+
+    name: str
+    role: str
+    engine: str
+    node: str
+    gpus: tuple[int, ...]
+    cpus: int
+    ports: dict[str, int]
+    kv_blocks: int
+    kv_tokens: int
+    host_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSummary:
+    """What the plan takes of a node, and what the node has."""
+
+    name: str
+    processes: int
+    gpus_used: int
+    gpus: int
+    cpus: int
+    host_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvEdge:
+    """Blocks go from each worker of `source` to each of `target`."""
+
+    source: str
+    target: str
+    transport: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A plan in figures."""
+
+    name: str
+    model: str
+    cluster: str
+    processes: tuple[ProcessSummary, ...]
+    nodes: tuple[NodeSummary, ...]
+    kv_edges: tuple[KvEdge, ...]
+
+
+def summarize(plan: Plan) -> Summary:
+    """The figures of a plan; nodes without a process are left out."""
+    used = sorted({process.node for process in plan.processes})
+    return Summary(
+        name=plan.graph.name,
+        model=plan.graph.model.served_name,
+        cluster=plan.cluster.name,
+        processes=tuple(_process(plan, process) for process in plan.processes),
+        nodes=tuple(_node(plan, index) for index in used),
+        kv_edges=tuple(KvEdge(source, target, how) for (source, target), how in plan.transports.items()),
+    )
+
+
+def _process(plan: Plan, process: Process) -> ProcessSummary:
+    options = process.component.worker
+    return ProcessSummary(
+        name=process.name,
+        role=str(process.component.role),
+        engine=options.engine if options is not None else "",
+        node=plan.cluster.nodes[process.node].name,
+        gpus=process.gpus,
+        cpus=process.cpus,
+        ports=dict(process.ports),
+        kv_blocks=process.kv_blocks,
+        kv_tokens=process.kv_blocks * options.block_size if options is not None else 0,
+        host_bytes=host_bytes(plan, process),
+    )
+
+
+def _node(plan: Plan, index: int) -> NodeSummary:
+    node = plan.cluster.nodes[index]
+    here = [process for process in plan.processes if process.node == index]
+    return NodeSummary(
+        name=node.name,
+        processes=len(here),
+        gpus_used=sum(len(process.gpus) for process in here),
+        gpus=node.gpus,
+        cpus=node.cpus,
+        host_bytes=sum(host_bytes(plan, process) for process in here),
+        memory_bytes=node.memory_bytes,
+    )

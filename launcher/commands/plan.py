@@ -1,0 +1,118 @@
+"""`dynamoc plan SPEC`: who runs where."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dynamoc.launcher.reading import CLUSTER, FORMAT, SPEC, Findings, read_inputs
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dynamoc.compiler.summary import Summary
+
+WIDE = 160
+"""Columns where no terminal says how many there are."""
+
+
+@click.command(name="plan")
+@SPEC
+@CLUSTER
+@FORMAT
+def command(spec: Path, cluster: Path | None, form: str) -> None:
+    """Show who runs where for SPEC: nodes, GPUs, cores, ports, KV pools and the paths of KV."""
+    from dynamoc.compiler.pipeline import build_plan
+    from dynamoc.compiler.summary import summarize
+
+    findings = Findings(form)
+    with findings.shown():
+        inputs = read_inputs(spec, cluster, findings)
+        plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models)
+    findings.show(warnings)
+    summary = summarize(plan)
+    if form == "json":
+        import msgspec
+
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n")
+    else:
+        _print(summary)
+
+
+def _print(summary: Summary) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console.print(f"[bold]{summary.name}[/] serves {summary.model} on {summary.cluster}\n")
+    console.print(_processes(summary))
+    console.print(_ports(summary))
+    for edge in summary.kv_edges:
+        console.print(f"KV moves {edge.source} → {edge.target} by [bold]{edge.transport}[/]\n")
+    console.print(_nodes(summary))
+
+
+def _table(left: Sequence[str], right: Sequence[str]) -> Table:
+    """Words first, then numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in left:
+        table.add_column(title, overflow="fold")
+    for title in right:
+        table.add_column(title, justify="right", overflow="fold")
+    return table
+
+
+def _processes(summary: Summary) -> Table:
+    table = _table(("process", "role", "engine", "node", "GPUs"), ("cores", "blocks", "tokens", "memory ≥"))
+    for process in summary.processes:
+        table.add_row(
+            process.name,
+            process.role,
+            process.engine,
+            process.node,
+            _range(process.gpus),
+            _number(process.cpus),
+            _number(process.kv_blocks),
+            _number(process.kv_tokens),
+            _size(process.host_bytes),
+        )
+    table.add_row()
+    return table
+
+
+def _ports(summary: Summary) -> Table:
+    purposes = list(dict.fromkeys(purpose for process in summary.processes for purpose in process.ports))
+    table = _table(("ports",), purposes)
+    for process in summary.processes:
+        table.add_row(process.name, *(str(process.ports.get(purpose, "")) for purpose in purposes))
+    table.add_row()
+    return table
+
+
+def _nodes(summary: Summary) -> Table:
+    table = _table(("node",), ("processes", "GPUs", "cores", "memory ≥", "of"))
+    for node in summary.nodes:
+        gpus = f"{node.gpus_used} of {node.gpus}" if node.gpus else ""
+        sizes = _size(node.host_bytes), _size(node.memory_bytes)
+        table.add_row(node.name, str(node.processes), gpus, str(node.cpus), *sizes)
+    return table
+
+
+def _number(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _size(size: int) -> str:
+    from dynamoc.compiler.memory import spell_bytes
+
+    return spell_bytes(size) if size else ""
+
+
+def _range(gpus: tuple[int, ...]) -> str:
+    """GPUs of a worker are contiguous: `0–3`."""
+    return "–".join(map(str, (gpus[0], gpus[-1]))) if len(gpus) > 1 else "".join(map(str, gpus))
