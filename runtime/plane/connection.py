@@ -57,6 +57,7 @@ class _Welcome(msgspec.Struct, frozen=True, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(AnyMessage).decode
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def _proof(key: bytes, side: str, nonces: bytes, identity: Identity) -> bytes:
@@ -106,10 +107,10 @@ class Connection(asyncio.Protocol):
 
     def send_encoded(self, payload: bytes) -> None:
         """Queue one message that is already encoded."""
-        if self._closed or self._transport is None or not self._opened:
+        if self._transport is None or not self.is_open:
             raise PlaneError(f"connection to {self.peer.name} is closed: {self._reason}")
         if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.close(f"{self.peer.name} does not read: {MAX_UNSENT_BYTES} bytes are waiting")
+            self.abort(f"{self.peer.name} does not read: {MAX_UNSENT_BYTES} bytes are waiting")
             raise PlaneError(self._reason)
         self._write(payload)
 
@@ -128,7 +129,11 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether messages can be sent."""
-        return self._opened and not self._closed and not (self._transport is None or self._transport.is_closing())
+        return self._opened and not self._closing
+
+    @property
+    def _closing(self) -> bool:
+        return self._closed or self._transport is None or self._transport.is_closing()
 
     # ---- asyncio.Protocol ----------------------------------------------------------------------------
 
@@ -148,7 +153,7 @@ class Connection(asyncio.Protocol):
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
-        while end - start >= 4 and not self._closed:
+        while end - start >= 4 and not self._closing:
             size = int.from_bytes(buffer[start : start + 4], "little")
             if size > MAX_FRAME_BYTES or (size > 4096 and not self._opened):
                 self.abort(f"frame of {size} bytes from {self.peer.name}")
@@ -181,12 +186,12 @@ class Connection(asyncio.Protocol):
         if not self._opened:
             try:
                 self._shake(payload)
-            except msgspec.MsgspecError as error:
+            except _UNDECODABLE as error:
                 self.abort(f"handshake failed: {error}")
             return
         try:
             message = _decode_message(payload)
-        except msgspec.MsgspecError as error:
+        except _UNDECODABLE as error:
             self.abort(f"undecodable message from {self.peer.name}: {error}")
             return
         self._handler.received(self, message)
@@ -252,10 +257,16 @@ async def dial(
                 lambda: Connection(identity, key, handler, dialled=True), host, port
             )
             await connection.ready
+    except asyncio.CancelledError:
+        if connection is not None:
+            connection.abort("nobody waits for the connection any more")
+        raise
     except (OSError, TimeoutError) as error:
         if connection is not None:
             connection.abort(str(error))
-        raise PlaneError(f"cannot reach {host}:{port}: {error or f'no answer within {deadline_s:.1f} s'}") from error
+        raise PlaneError(
+            f"cannot reach {host}:{port}: {str(error) or f'no answer within {deadline_s:.1f} s'}"
+        ) from error
     return connection
 
 
