@@ -13,7 +13,7 @@ from dynamoc.runtime import process
 ROLES = {
     "frontend": "dynamoc.runtime.frontend.app",
     "router": "dynamoc.runtime.router.app",
-    "worker": "dynamoc.runtime.worker",
+    "worker": "dynamoc.runtime.worker.app",
 }
 """Each module has `async def run(context: Context) -> int`, the exit status; one may bring its `new_event_loop`."""
 

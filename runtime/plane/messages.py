@@ -249,11 +249,16 @@ class AttachPool(Message, frozen=True):
 
 
 class PoolAttached(Message, frozen=True):
-    """The prefill worker can (or cannot) write to the offered pool. A refusal is an error, never a fallback."""
+    """The prefill worker can (or cannot) write to the offered pool. A refusal is an error, never a fallback.
+
+    It is sent once nothing that was asked for on an earlier connection is being written any more. `writer` tells
+    the transport of the decode worker how to see that the prefill worker's process has ended.
+    """
 
     transport: str
     accepted: bool
     reason: str = ""
+    writer: bytes = b""
 
 
 class PrefillRequest(Message, frozen=True):

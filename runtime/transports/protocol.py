@@ -81,8 +81,8 @@ class Transport(Protocol):
         """Make a pool the source of writes and a possible destination. Call once, before `metadata`."""
         ...
 
-    async def start(self, host: str, port: int) -> None:
-        """Begin to accept writes from peers, listening on `host:port` where the transport needs to listen."""
+    async def start(self, host: str, port: int) -> int | None:
+        """Begin to accept writes from peers; the port it listens on, or None if it needs none. OSError."""
         ...
 
     def metadata(self) -> bytes:

@@ -114,8 +114,10 @@ class ShmTransport:
         """Make `pool` the source of writes and the memory peers may map."""
         self._pool = pool
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int) -> int | None:
         """Nothing listens: peers open the pool through /proc."""
+        del host, port
+        return None
 
     def metadata(self) -> bytes:
         """Where peers find the pool."""

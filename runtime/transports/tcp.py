@@ -110,11 +110,12 @@ class TcpTransport:
         """Make `pool` the source of writes, and after `start` a destination."""
         self._pool = pool
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int) -> int | None:
         """Listen for writers on exactly `host:port`; OSError if it cannot be bound."""
         listener = socket.create_server((host, port), backlog=128)
         listener.setblocking(False)
         self._owner = TcpOwner(self._key, self._registered(), listener)
+        return self._owner.address[1]
 
     def metadata(self) -> bytes:
         """Where writers connect, and which pool they will find."""

@@ -1,0 +1,268 @@
+"""The decode side: have a prefill worker fill my blocks, check every byte, go on from its first token.
+
+Each request is one task from the reservation of its blocks until nobody can write to them any more. After an
+attempt that did not end with the prefill worker's word, the blocks go to quarantine, unless the transport can
+revoke; the request itself does not wait for that: it is computed here, in other blocks. Blocks leave quarantine when
+the prefill worker answers for that generation, when it attaches again in the same life (it ended all earlier writes
+before it said so), or when its process is gone. A lost connection alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dynamoc.runtime.engines.protocol import Engine, EngineRequest, RequestKey, Reserved
+from dynamoc.runtime.kv.hashing import TOKEN_BYTES, unpack_tokens
+from dynamoc.runtime.kv.transfer.checksums import mismatches
+from dynamoc.runtime.plane.messages import (
+    AbortPrefill,
+    Message,
+    PrefillAborted,
+    PrefillDone,
+    PrefillFailed,
+    PrefillRequest,
+)
+from dynamoc.runtime.transports.protocol import Transport
+from dynamoc.runtime.worker.prefill_peer import PrefillPeer
+from dynamoc.runtime.worker.requests import Request, Requests
+from dynamoc.runtime.worker.telemetry import Telemetry
+
+ATTACH_WAIT_S = 2.0
+"""How long a request waits for a prefill worker that is not attached."""
+LOOK_S = 0.25
+"""How often quarantined blocks are looked after."""
+
+log = logging.getLogger(__name__)
+
+Answer = PrefillDone | PrefillFailed | PrefillAborted
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One prompt given to a prefill worker. `answer` is a text when there is no answer: why."""
+
+    request: Request
+    key: RequestKey
+    generation: int
+    peer: PrefillPeer
+    reserved: asyncio.Future[Reserved | None] = field(default_factory=asyncio.Future)
+    answer: asyncio.Future[Answer | str] = field(default_factory=asyncio.Future)
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the prefill worker's process writes nothing for this attempt any more."""
+    incarnation: int = -1
+    """Which life of the prefill worker was asked; -1 before."""
+    writer: bytes = b""
+    dropped: bool = False
+    """The frontend does not want it any more."""
+
+    def drop(self) -> None:
+        """Nobody waits for the tokens; the blocks still have to be accounted for."""
+        self.dropped = True
+        if not self.reserved.done():
+            self.reserved.set_result(None)
+        self.lost("the request was cancelled")
+
+    def lost(self, reason: str) -> None:
+        """Do not wait for an answer any longer."""
+        if not self.answer.done():
+            self.answer.set_result(reason)
+
+
+class DecodeService:
+    """Requests whose prompt another worker computes."""
+
+    def __init__(self, engine: Engine, transport: Transport, requests: Requests, telemetry: Telemetry) -> None:
+        self._engine = engine
+        self._transport = transport
+        self._requests = requests
+        self._telemetry = telemetry
+        self._generations = itertools.count(1)
+        self._reserving: dict[RequestKey, Attempt] = {}
+        self._attempts: dict[int, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve(self, request: Request, peer: PrefillPeer) -> None:
+        """Reserve blocks here and have `peer` fill them."""
+        attempt = Attempt(request, request.key, next(self._generations), peer)
+        request.cancel = attempt.drop
+        self._attempts[attempt.generation] = self._reserving[attempt.key] = attempt
+        self._engine.reserve(_engine_request(request))
+        task = asyncio.get_running_loop().create_task(self._run(attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def reserved(self, reserved: Reserved) -> None:
+        """The engine set blocks aside."""
+        attempt = self._reserving.get(reserved.key)
+        if attempt is not None and not attempt.reserved.done():
+            attempt.reserved.set_result(reserved)
+
+    def refused(self, key: RequestKey) -> None:
+        """The engine will never set blocks aside for this request."""
+        attempt = self._reserving.get(key)
+        if attempt is not None:
+            attempt.drop()
+
+    def answered(self, message: Message) -> bool:
+        """A prefill worker's answer; False if the message is none."""
+        if not isinstance(message, PrefillDone | PrefillFailed | PrefillAborted):
+            return False
+        attempt = self._attempts.get(message.generation)
+        if attempt is not None:
+            attempt.quiet.set()
+            if not attempt.answer.done():
+                attempt.answer.set_result(message)
+        return True
+
+    def attached(self, peer: PrefillPeer) -> None:
+        """The same life of a prefill worker that is back has ended what it was writing."""
+        for attempt in self._attempts.values():
+            if attempt.peer is peer and attempt.answer.done() and attempt.incarnation == peer.incarnation:
+                attempt.quiet.set()
+
+    def lost(self, peer: PrefillPeer, reason: str) -> None:
+        """A prefill worker is gone: its prompts are computed here."""
+        for attempt in self._attempts.values():
+            if attempt.peer is peer and attempt.incarnation >= 0:
+                attempt.lost(reason)
+
+    async def close(self) -> None:
+        """Forget all attempts. The pool is about to go, and with it what a peer might still write to."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- one attempt --------------------------------------------------------------------------------------
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            reserved = await attempt.reserved
+            del self._reserving[attempt.key]
+            if reserved is None:
+                self._engine.cancel(attempt.key)
+            elif self._is_nearly_resident(attempt, reserved):
+                self._compute_here(attempt, "resident")
+            elif not await attempt.peer.wait_attached(ATTACH_WAIT_S):
+                self._not_attached(attempt)
+            else:
+                await self._ask(attempt, reserved)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("the prefill of request %d failed", attempt.key)
+            self._engine.quarantine(attempt.key)
+            self._requests.fail(attempt.request, "the worker failed", retryable=True)
+        finally:
+            self._attempts.pop(attempt.generation, None)
+
+    async def _ask(self, attempt: Attempt, reserved: Reserved) -> None:
+        """Have the blocks filled, from the first on that is not resident, and act on the answer."""
+        generate, peer = attempt.request.generate, attempt.peer
+        blocks = reserved.blocks[reserved.resident :]
+        attempt.incarnation, attempt.writer = peer.incarnation, peer.writer
+        self._transport.expect(attempt.generation, blocks)
+        ask = PrefillRequest(
+            request_id=attempt.key,
+            generation=attempt.generation,
+            tokens=generate.tokens,
+            sampling=generate.sampling,
+            first_block=reserved.resident,
+            blocks=blocks,
+            deadline_s=attempt.request.remaining_s,
+            generated=generate.generated,
+        )
+        if not peer.send(ask):
+            attempt.quiet.set()
+            attempt.lost("the connection was gone")
+        answer = await attempt.answer
+        if attempt.dropped and not attempt.quiet.is_set():
+            peer.send(AbortPrefill(attempt.key, attempt.generation))
+        is_quiet = await self._transport.revoke(attempt.generation) or attempt.quiet.is_set()
+        if attempt.dropped:
+            await self._give_back(attempt, is_quiet)
+        elif isinstance(answer, PrefillDone):
+            await self._take(attempt, blocks, answer)
+        elif isinstance(answer, PrefillFailed) and not answer.retryable:
+            self._requests.fail(attempt.request, answer.reason, retryable=False)
+            await self._give_back(attempt, is_quiet)
+        else:
+            reason = "lost" if isinstance(answer, str) else "failed"
+            detail = answer if isinstance(answer, str) else getattr(answer, "reason", "aborted")
+            log.warning("request %d: no KV from %s (%s): computing it here", attempt.key, peer.name, detail)
+            await self._fall_back(attempt, reason, is_quiet)
+
+    async def _take(self, attempt: Attempt, blocks: tuple[int, ...], done: PrefillDone) -> None:
+        """Check what arrived, in my own memory; decode on from it only if every block is right."""
+        wrong = await asyncio.to_thread(mismatches, self._engine.pool(), blocks, done.checksums)
+        self._telemetry.received(len(blocks) - len(wrong), len(wrong))
+        if attempt.dropped:
+            self._engine.release(attempt.key)
+        elif wrong:
+            log.error("request %d: %d blocks from %s are not what was sent", attempt.key, len(wrong), attempt.peer.name)
+            self._compute_here(attempt, "checksum")
+        else:
+            first = msgspec.structs.replace(done.output, request_id=attempt.key)
+            self._requests.hand_to_engine(attempt.request)
+            self._engine.resume(attempt.key, first)
+            self._requests.deliver([first])
+
+    def _is_nearly_resident(self, attempt: Attempt, reserved: Reserved) -> bool:
+        """Whether so little is missing that computing it is quicker than asking for it."""
+        block_size = self._engine.layout().block_size
+        return len(attempt.request.generate.tokens) // TOKEN_BYTES <= (reserved.resident + 1) * block_size
+
+    def _not_attached(self, attempt: Attempt) -> None:
+        if not attempt.peer.refusal:
+            self._compute_here(attempt, "not_attached")
+            return
+        # What the plan declared does not work: that must be seen, not covered up by computing here.
+        reason = f"{attempt.peer.name} refused this worker's KV pool: {attempt.peer.refusal}"
+        self._requests.fail(attempt.request, reason, retryable=True)
+        self._engine.cancel(attempt.key)
+
+    def _compute_here(self, attempt: Attempt, reason: str) -> None:
+        """Compute the prompt in the reserved blocks: nothing writes to them."""
+        if attempt.dropped:
+            self._engine.cancel(attempt.key)
+            return
+        self._telemetry.local_prefill(reason)
+        self._requests.hand_to_engine(attempt.request)
+        self._engine.compute(attempt.key)
+
+    async def _fall_back(self, attempt: Attempt, reason: str, is_quiet: bool) -> None:
+        """Compute the prompt here; in other blocks, if a peer may still write to the reserved ones."""
+        if is_quiet:
+            self._compute_here(attempt, reason)
+            return
+        self._telemetry.local_prefill(reason)
+        self._engine.quarantine(attempt.key)
+        self._requests.rekey(attempt.request)
+        self._requests.hand_to_engine(attempt.request)
+        self._engine.add(_engine_request(attempt.request))
+        await self._sit_out(attempt)
+
+    async def _give_back(self, attempt: Attempt, is_quiet: bool) -> None:
+        if is_quiet:
+            self._engine.release(attempt.key)
+        else:
+            self._engine.quarantine(attempt.key)
+            await self._sit_out(attempt)
+
+    async def _sit_out(self, attempt: Attempt) -> None:
+        """Keep the blocks in quarantine until nobody can write to them."""
+        while not attempt.quiet.is_set() and not self._transport.writer_gone(attempt.writer):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(attempt.quiet.wait(), LOOK_S)
+        log.info("the blocks of request %d left quarantine", attempt.key)
+        self._engine.release(attempt.key)
+
+
+def _engine_request(request: Request) -> EngineRequest:
+    generate = request.generate
+    return EngineRequest(request.key, unpack_tokens(generate.tokens), generate.sampling, generate.generated)
