@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from dynamoc.launcher.asking import Answer, ask, chat_body, wait_healthy
@@ -41,7 +43,7 @@ def interview(run: LocalRun, console: Console, questions: Sequence[str], max_tok
 
 def answers_table(answers: Sequence[Answer]) -> Table:
     """A row per question, as the client saw it."""
-    table = Table(title="Answers", title_justify="left")
+    table = Table(title="Answers", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("question", "prompt", "cached", "output", "TTFT ms", "ITL ms", "tokens/s", "finish"):
         table.add_column(heading, justify="left" if heading in ("question", "finish") else "right")
     for number, answer in enumerate(answers, 1):
@@ -60,14 +62,12 @@ def answers_table(answers: Sequence[Answer]) -> Table:
 
 def summary_table(summary: Summary, restarts: int) -> Table:
     """What the metrics of all processes add up to."""
-    table = Table(title="KV cache", title_justify="left", show_header=False)
+    table = Table(title="KV cache", title_justify="left", show_header=False, box=SIMPLE_HEAD)
     table.add_column()
     table.add_column(justify="right")
     for transport, moved in summary.moved.items():
-        rate = f", {moved.bytes / moved.seconds / 1e9:.2f} GB/s" if moved.seconds > 0 else ""
-        table.add_row(
-            f"prefill -> decode by {transport}", f"{moved.blocks} blocks, {moved.bytes / 2**20:.1f} MiB{rate}"
-        )
+        rate = f" at {moved.bytes / moved.seconds / 1e9:.2f} GB/s" if moved.seconds > 0 else ""
+        table.add_row(f"prefill -> decode by {transport}", f"{moved.blocks} blocks, {decimal(moved.bytes)}{rate}")
     if not summary.moved:
         table.add_row("prefill -> decode", "nothing moved")
     table.add_row("blocks verified on arrival", str(summary.received_blocks))
