@@ -34,9 +34,9 @@ def weight_bytes(geometry: Geometry, dtype: str) -> int:
     return elements * ITEM_BYTES[dtype]
 
 
-def blocks_of(tokens: int, block_size: int) -> int:
-    """Blocks that hold so many tokens."""
-    return -(-tokens // block_size)
+def blocks_of(amount: int, block: int) -> int:
+    """Blocks that hold so much: tokens of `block` tokens, or bytes of `block` bytes."""
+    return -(-amount // block)
 
 
 def simulated_pool_blocks(geometry: Geometry | None, options: WorkerOptions) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamoc.compiler.cluster import Node
-from dynamoc.compiler.diagnostics import Reporter
+from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.plan import Plan, Process
 
 
@@ -32,10 +32,14 @@ def _report_overflow(node: Node, processes: Sequence[Process], asked: int, repor
     components = {p.component.name: p.component for p in processes}
     terms = [(name, sum(p.component.name == name for p in processes)) for name in components]
     cpus = {p.component.name: p.cpus for p in processes}
-    largest = max(components, key=lambda name: cpus[name] * dict(terms)[name])
+    count = dict(terms)
+    largest = max(components, key=lambda name: cpus[name] * count[name])
+    fitting = (node.cpus - asked) // count[largest] + cpus[largest]
+    path = (*components[largest].at, "cpus")
     report.error(
         "D304",
         f"the workers on node `{node.name}` ask for {asked} CPU cores, it has {node.cpus}",
-        ((*components[largest].at, "cpus"), f"{cpus[largest]} cores each"),
+        (path, f"{cpus[largest]} cores each"),
         notes=[" + ".join(f"`{name}` {n} x {cpus[name]}" for name, n in terms) + f" = {asked}"],
+        remedies=[Remedy((Put(path, fitting),))] if fitting > 0 else [],
     )

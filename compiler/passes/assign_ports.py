@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
+from dynamoc.compiler.graph import Component
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.runtime.manifest import Role
 
@@ -33,7 +34,9 @@ PURPOSES: Mapping[Role, tuple[str, ...]] = {
 def assign_ports(plan: Plan, report: Reporter) -> Plan:
     """D310 two frontends on one port, D311 a privileged one (warning), D312 no port left."""
     taken: dict[tuple[int, int], Process] = {}
-    fixed = {p.name: _frontend_port(p, taken, report) for p in plan.processes if p.component.role is Role.FRONTEND}
+    fixed = {
+        p.name: _frontend_port(plan, p, taken, report) for p in plan.processes if p.component.role is Role.FRONTEND
+    }
     ports = {name: {"http": port} for name, port in fixed.items()}
     for process in plan.processes:
         if process.name not in ports:
@@ -45,7 +48,7 @@ def assign_ports(plan: Plan, report: Reporter) -> Plan:
     return replace(plan, processes=tuple(replace(p, ports=ports[p.name]) for p in plan.processes))
 
 
-def _frontend_port(process: Process, taken: dict[tuple[int, int], Process], report: Reporter) -> int:
+def _frontend_port(plan: Plan, process: Process, taken: dict[tuple[int, int], Process], report: Reporter) -> int:
     component = process.component
     assert component.port is not None
     port = component.port + process.replica
@@ -65,11 +68,19 @@ def _frontend_port(process: Process, taken: dict[tuple[int, int], Process], repo
             f"`{process.name}` and `{other.name}` listen on port {port} of the same node",
             (path, f"`{process.name}`: {component.port} + {process.replica}"),
             ((*other.component.at, "port"), f"`{other.name}`: {other.component.port} + {other.replica}"),
-            remedies=[Remedy((Put(path, port + max(component.replicas, other.component.replicas)),))],
+            remedies=_free_port(plan, component),
         )
     elif port < FIRST_UNPRIVILEGED_PORT and process.replica == 0:
         report.warning("D311", f"port {port} of `{process.name}` is privileged", (path, "only root may listen there"))
     return port
+
+
+def _free_port(plan: Plan, component: Component) -> list[Remedy]:
+    """Above all ports of the other frontends."""
+    others = [c for c in plan.graph.of_role(Role.FRONTEND) if c is not component]
+    first = max((c.port or 0) + c.replicas for c in others)
+    possible = first + component.replicas - 1 <= LAST_PORT
+    return [Remedy((Put((*component.at, "port"), first),))] if possible else []
 
 
 def _choose(plan: Plan, process: Process, taken: dict[tuple[int, int], Process]) -> dict[str, int] | None:

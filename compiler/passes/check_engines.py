@@ -8,6 +8,8 @@ from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Rename, Report
 from dynamoc.compiler.dialect import EngineCapabilities, dialect
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
 
+USUAL_DTYPE = "bfloat16"
+
 
 def check_engines(graph: Graph, report: Reporter) -> Graph:
     """D501 device, D502 parallelism, D506 block size, D507 dtype, D508 KV dtype, D511 arguments."""
@@ -55,7 +57,9 @@ def _check_dtypes(component: Component, options: WorkerOptions, facts: EngineCap
             "D507",
             f"engine `{options.engine}` does not compute in `{options.dtype}`",
             (path, f"it computes in {_one_of(facts.dtypes)}"),
+            remedies=[Remedy((Put(path, USUAL_DTYPE), Put((*component.at, "kv_dtype"), USUAL_DTYPE)))],
         )
+        return
     kv_dtypes = facts.kv_dtypes or (options.dtype,)
     if options.kv_dtype not in kv_dtypes:
         path = (*component.at, "kv_dtype")
@@ -89,11 +93,12 @@ def _check_arguments(component: Component, options: WorkerOptions, facts: Engine
             report.error(
                 "D511",
                 f"engine `{options.engine}` has no argument `{name}`",
-                (path, f"it has {_one_of(facts.arguments)}" if facts.arguments else "it has none"),
+                (path, "not an argument of it"),
+                notes=[f"its arguments are {', '.join(f'`{known}`' for known in facts.arguments or ())}"],
                 at_key=True,
                 remedies=[Remedy((Rename(path, near[0]) if near else Drop(path),))],
             )
 
 
-def _one_of(words: tuple[str, ...] | None) -> str:
-    return " or ".join(f"`{word}`" for word in words or ())
+def _one_of(words: tuple[str, ...]) -> str:
+    return " or ".join(f"`{word}`" for word in words)

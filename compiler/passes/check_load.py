@@ -5,7 +5,7 @@ from __future__ import annotations
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Graph, Load, WorkerOptions
-from dynamoc.compiler.memory import blocks_of
+from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes
 from dynamoc.runtime.manifest import Role
 
 
@@ -18,7 +18,7 @@ def check_load(graph: Graph, report: Reporter) -> Graph:
         blocks = dialect(options.engine).pool_blocks(graph.model.geometry, options)
         if graph.load is not None:
             _check_context(graph, component, options, graph.load, report)
-            _check_pool(component, options, graph.load, blocks, report)
+            _check_pool(graph, component, options, blocks, report)
         elif blocks is not None and blocks < blocks_of(options.context_length, options.block_size):
             tokens = blocks * options.block_size
             report.warning(
@@ -54,20 +54,25 @@ def _check_context(graph: Graph, component: Component, options: WorkerOptions, l
     )
 
 
-def _check_pool(component: Component, options: WorkerOptions, load: Load, blocks: int | None, report: Reporter) -> None:
-    tokens, sum_ = _tokens(component, load)
+def _check_pool(
+    graph: Graph, component: Component, options: WorkerOptions, blocks: int | None, report: Reporter
+) -> None:
+    assert graph.load is not None
+    tokens, sum_ = _tokens(component, graph.load)
     needed = blocks_of(tokens, options.block_size)
     if blocks is None or blocks >= needed:
         return
-    field = _pool_field(options)
-    path = (*component.at, field)
+    path = (*component.at, _pool_field(options))
+    value: int | str = needed
+    if options.kv_bytes is not None and graph.model.geometry is not None:
+        value = f"{blocks_of(needed * kv_block_bytes(graph.model.geometry, options), MIB)} MiB"
     report.error(
         "D321",
         f"the KV pool of `{component.name}` does not hold one request of the load",
         (path, f"{blocks} blocks of {options.block_size} tokens"),
-        (load.at, "the load"),
+        (graph.load.at, "the load"),
         notes=[f"{sum_} tokens are {needed} blocks, the pool has {blocks}"],
-        remedies=[Remedy((Put(path, needed),))] if field == "kv_blocks" else [],
+        remedies=[Remedy((Put(path, value),))],
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.diagnostics import Reporter
+from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.memory import spell_bytes
+from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes, spell_bytes
 from dynamoc.compiler.plan import Plan, Process
 
 
@@ -32,11 +32,29 @@ def _report_overflow(plan: Plan, index: int, needs: dict[str, int], report: Repo
     options = largest.component.worker
     assert options is not None
     field = "kv_memory" if options.kv_bytes is not None else "kv_blocks"
+    path = (*largest.component.at, field)
     terms = " + ".join(f"`{name}` {spell_bytes(size)}" for name, size in needs.items() if size)
     report.error(
         "D305",
         f"the workers on node `{node.name}` need {spell_bytes(sum(needs.values()))} of host memory, "
         f"it has {spell_bytes(node.memory_bytes)}",
-        ((*largest.component.at, field), f"{largest.kv_blocks} KV blocks a worker"),
+        (path, f"{largest.kv_blocks} KV blocks a worker"),
         notes=[f"weights and KV pool: {terms}"],
+        remedies=_smaller_pool(plan, largest, sum(needs.values()) - node.memory_bytes),
     )
+
+
+def _smaller_pool(plan: Plan, process: Process, excess: int) -> list[Remedy]:
+    """Fewer blocks for the largest component, if a sequence of full length still fits."""
+    geometry, options = plan.graph.model.geometry, process.component.worker
+    assert geometry is not None
+    assert options is not None
+    beside = sum(p.component is process.component and p.node == process.node for p in plan.processes)
+    fewer = blocks_of(-(-excess // beside), kv_block_bytes(geometry, options))
+    blocks = process.kv_blocks - fewer
+    if blocks < blocks_of(options.context_length, options.block_size):
+        return []
+    if options.kv_bytes is None:
+        return [Remedy((Put((*process.component.at, "kv_blocks"), blocks),))]
+    size = blocks * kv_block_bytes(geometry, options) // MIB
+    return [Remedy((Put((*process.component.at, "kv_memory"), f"{size} MiB"),))]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
+from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Geometry, Graph, WorkerOptions
+from dynamoc.compiler.memory import SIMULATED_SEQUENCES, blocks_of
 
 
 def check_model(graph: Graph, report: Reporter) -> Graph:
@@ -87,11 +88,16 @@ def _check_pool_known(
     component: Component, options: WorkerOptions, geometry: Geometry | None, report: Reporter
 ) -> None:
     if dialect(options.engine).pool_blocks(geometry, options) is None:
-        path = (*component.at, "kv_memory") if options.kv_bytes is not None else component.at
+        memory: Path = (*component.at, "kv_memory")
+        path = memory if options.kv_bytes is not None else component.at
+        blocks = SIMULATED_SEQUENCES * blocks_of(options.context_length, options.block_size)
+        changes: tuple[Change, ...] = (Put((*component.at, "kv_blocks"), blocks),)
+        if options.kv_bytes is not None:
+            changes = (Drop(memory), *changes)
         report.error(
             "D510",
             f"the number of KV blocks of `{component.name}` cannot be known",
             (path, "the bytes of a block follow from the model, of which no card or config.json was found"),
             at_key=True,
-            helps=["set `kv_blocks` to the number of blocks"],
+            remedies=[Remedy(changes)],
         )

@@ -11,7 +11,8 @@ def check_roles(graph: Graph, report: Reporter) -> Graph:
     """D210 no frontend, D211 no router, D212 several routers; with both of them also what they reach."""
     for code, role in (("D210", Role.FRONTEND), ("D211", Role.ROUTER)):
         if not graph.of_role(role):
-            report.error(code, f"no component has the role `{role}`", (("components",), ""), at_key=True)
+            message = f"no component has the role `{role}`"
+            report.error(code, message, (("components",), ""), at_key=True, remedies=_addition(graph, role))
     routers = graph.of_role(Role.ROUTER)
     _check_single_router(routers, report)
     if graph.of_role(Role.FRONTEND) and routers:
@@ -64,6 +65,20 @@ def _check_connected(graph: Graph, report: Reporter) -> None:
             report.error(
                 "D216", f"`{component.name}` leads to no worker", (component.at, "no edge starts here"), at_key=True
             )
+
+
+def _addition(graph: Graph, role: Role) -> list[Remedy]:
+    """Add the component and a chain through it, where there is one way to do so."""
+    firsts = [c.name for c in graph.components if c.role in (Role.PREFILL, Role.AGGREGATED)]
+    before = [component.name for component in graph.of_role(Role.FRONTEND)]
+    after = [component.name for component in graph.of_role(Role.ROUTER)] if role is Role.FRONTEND else firsts
+    if role is Role.ROUTER and any(edge.source in before for edge in graph.edges):
+        return []
+    if str(role) in {component.name for component in graph.components} or len(before) > 1 or len(after) != 1:
+        return []
+    chain = " -> ".join([*before, str(role), *after])
+    changes = (Put(("components", str(role)), {"role": str(role)}), Put(("edges", len(graph.edges)), chain))
+    return [Remedy(changes, f"add `{role}: {{role: {role}}}` and the edge `{chain}`")]
 
 
 def _add_edge(graph: Graph, source: Component, target: Component) -> Remedy:
