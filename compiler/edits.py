@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dynamoc.compiler.diagnostics import Change, Drop, Edit, Path, Put, Rename, scalar_text
@@ -102,12 +102,13 @@ def _drop(source: Source, path: Path) -> Edit | None:
 def _drop_lines(source: Source, start: int, end: int, following: Place | None) -> Edit | None:
     text = source.text
     line_start = text.rfind("\n", 0, start) + 1
-    if text[line_start:start].strip(" ") in ("", "-") and following is not None and following.key is None:
-        return Edit(line_start, text.rfind("\n", 0, following.value[0]) + 1, "")
-    if text[line_start:start].strip(" "):  # the first key of a list item stands behind its dash
+    lead = text[line_start:start]
+    item = following is None or following.key is None
+    if lead.strip(" ") and not (item and lead.strip(" ") == "-"):
+        # The first key of a list item stands behind its dash, which must stay.
         return None if following is None or following.key is None else Edit(start, following.key[0], "")
     line_end = _end_of_line(text, start + len(text[start:end].rstrip()))
-    return Edit(line_start, min(line_end + 1, len(text)), "")
+    return Edit(line_start, text.find("\n", line_end) + 1 or len(text), "")
 
 
 def _end_of_line(text: str, offset: int) -> int:
@@ -121,6 +122,15 @@ def children_of(data: Any, path: Path) -> list[Path]:
     if isinstance(data, dict):
         return [(*path, key) for key in data]
     return [(*path, index) for index in range(len(data))] if isinstance(data, list) else []
+
+
+def leaves(data: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Every scalar below a path."""
+    if isinstance(data, dict | list):
+        for child in children_of(data, path):
+            yield from leaves(value_at(data, child[-1:]), child)
+    else:
+        yield path, data
 
 
 def value_at(data: Any, path: Path) -> Any:

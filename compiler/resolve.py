@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from dynamoc.compiler.codes import CODES, NEVER_WAIVED
-from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, Waiver
+from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, Waiver, spell
 from dynamoc.compiler.dialect import DIALECTS
 from dynamoc.compiler.edges import resolve_edges, unknown_component
+from dynamoc.compiler.edits import leaves
 from dynamoc.compiler.graph import (
     Allowance,
     Component,
@@ -170,6 +172,7 @@ def _check_effects(spec: Spec, report: Reporter) -> None:
     places: list[tuple[Path, WorkerFields]] = [] if spec.defaults is None else [(("defaults",), spec.defaults)]
     places += [(("components", n), c) for n, c in spec.components.items() if isinstance(c, WorkerSpec)]
     for at, fields in places:
+        _check_numbers(fields.args or {}, (*at, "args"), report)
         if fields.kv_blocks is not None and fields.kv_memory is not None:
             both: tuple[Path, Path] = ((*at, "kv_memory"), (*at, "kv_blocks"))
             labels = ((both[0], "this is one size of the KV cache"), (both[1], "this is another"))
@@ -177,6 +180,16 @@ def _check_effects(spec: Spec, report: Reporter) -> None:
             report.error("D115", "`kv_blocks` and `kv_memory` exclude each other", *labels, remedies=remedies)
     if spec.defaults is not None and spec.defaults.engine is not None:
         _check_engine(spec.defaults.engine, ("defaults", "engine"), report)
+
+
+def _check_numbers(args: Mapping[str, Any], at: Path, report: Reporter) -> None:
+    """The manifest holds finite numbers and integers of 64 bits."""
+    for path, value in leaves(args, at):
+        wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+        if wide or (isinstance(value, float) and not math.isfinite(value)):
+            label = (path, "an integer of more than 64 bits" if wide else "not a finite number")
+            remedy = Remedy((Put(path, value.written),), "hand it over as text: put it in quotes")
+            report.error("D113", f"{spell(path)} cannot be handed to an engine", label, remedies=[remedy])
 
 
 def _no_effect(at: Path, why: str, report: Reporter) -> None:

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]{1,40}", re.ASCII)
-_OCTAL = re.compile(r"0o[0-7]{1,40}", re.ASCII)
-_HEX = re.compile(r"0x[0-9a-fA-F]{1,40}", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_INT = re.compile(r"[-+]?[0-9]{1,400}", re.ASCII)
+_OCTAL = re.compile(r"0o[0-7]{1,400}", re.ASCII)
+_HEX = re.compile(r"0x[0-9a-fA-F]{1,400}", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]{1,400}|[0-9]{1,400}(?:\.[0-9]{0,400})?)(?:[eE][-+]?[0-9]{1,9})?", re.ASCII)
 _INF = re.compile(r"[-+]?\.(?:inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Rename, Reporter, scalar_text, spell
-from dynamoc.compiler.edits import value_at
+from dynamoc.compiler.edits import leaves, value_at
 from dynamoc.compiler.scalars import WrittenFloat
 from dynamoc.compiler.source import Source
 from dynamoc.compiler.units import QuantityError
@@ -215,19 +215,13 @@ def roles_of(part_at: Callable[[Location], type[BaseModel]]) -> list[str]:
 
 def references_to(data: Any, old: str, new: str) -> tuple[Change, ...]:
     """Changes of the edges and wishes that name a component, where its name changes."""
+    word = re.compile(rf"(?<![\w-]){re.escape(old)}(?![\w-])")
     return tuple(
-        Put(path, re.sub(rf"(?<![\w-]){re.escape(old)}(?![\w-])", new, text))
+        Put(path, word.sub(new, text))
         for root in ("edges", "placement")
-        for path, text in _texts(data.get(root), (root,))
-        if re.search(rf"(?<![\w-]){re.escape(old)}(?![\w-])", text)
+        for path, text in leaves(data.get(root), (root,))
+        if isinstance(text, str) and word.search(text)
     )
-
-
-def _texts(data: Any, path: Path) -> list[tuple[Path, str]]:
-    if isinstance(data, str):
-        return [(path, data)]
-    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [found for key, value in entries for found in _texts(value, (*path, key))]
 
 
 def _fields_of_roles(part_at: Callable[[Location], type[BaseModel]]) -> set[str]:

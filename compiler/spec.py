@@ -15,7 +15,8 @@ Written = Annotated[str, BeforeValidator(as_written), WithJsonSchema({"type": ["
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"type": "string", "pattern": SIZE})]
 Duration = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": DURATION})]
 Dtype = Literal["bfloat16", "float16", "float32", "fp8", "float8_e4m3fn", "float8_e5m2"]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Replicas = Annotated[int, Field(ge=1, le=10_000)]
 Environment = dict[Annotated[str, Field(pattern=VARIABLE)], Written]
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
@@ -58,7 +59,7 @@ class ParallelSpec(_Part):
 class WorkerFields(_Part):
     """What `defaults` may say of all workers, and a worker of itself."""
 
-    replicas: Positive | None = Field(default=None, description="How many workers.", examples=[2])
+    replicas: Replicas | None = Field(default=None, description="How many workers.", examples=[2])
     engine: Text | None = Field(default=None, description="What computes: native, mocker or echo.", examples=["native"])
     version: Written | None = Field(default=None, description="Version of the engine.", examples=["0.24.0"])
     device: Literal["cuda", "cpu"] | None = Field(
@@ -105,7 +106,7 @@ class FrontendSpec(_Part):
     """The HTTP side, OpenAI's API."""
 
     role: Literal["frontend"] = Field(description="Serves HTTP.", examples=["frontend"])
-    replicas: Positive | None = Field(
+    replicas: Replicas | None = Field(
         default=None, description="How many, on ports counted up from `port`.", examples=[1]
     )
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
@@ -299,4 +300,15 @@ def part_at(location: tuple[str | int, ...]) -> type[BaseModel]:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a spec file."""
     schema = Spec.model_json_schema(by_alias=True)
+    _close(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "dynamoc spec"}
+
+
+def _close(schema: Any) -> None:
+    """Keys that do not match the pattern of a mapping are refused, not ignored."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema["additionalProperties"] = False
+        schema = list(schema.values())
+    for part in schema if isinstance(schema, list) else ():
+        _close(part)
