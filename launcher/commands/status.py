@@ -55,7 +55,7 @@ def _print_text(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[
     for node, status in sorted(statuses.items()):
         console.print(f"node {node}: {'the agent is gone, last seen ' if node in lost else ''}{status.state}")
         for process in status.processes.values():
-            ports = " ".join(f"{purpose}:{port}" for purpose, port in process.ports.items())
+            port = process.ports.get("http", process.ports.get("plane"))
             table.add_row(
                 process.name,
                 f"[{COLOURS.get(process.state, 'default')}]{process.state}[/]",
@@ -63,7 +63,7 @@ def _print_text(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[
                 str(process.incarnation),
                 str(process.restarts),
                 str(process.pid or ""),
-                f"{process.host} {ports}",
+                process.host if port is None else f"{process.host}:{port}",
             )
             if process.reason:
                 reasons.append(f"{process.name}: {process.reason} {process.evidence}".rstrip())

@@ -87,13 +87,16 @@ def test_a_taken_port_is_named_before_anything_starts(command, tmp_path, folder_
 
 
 @needs_model
-def test_questions_are_answered_and_counted(command, folder_of):
+@pytest.mark.parametrize(("nodes", "transport"), [(1, "shm"), (2, "tcp")])
+def test_questions_are_answered_and_counted(command, folder_of, tmp_path, nodes, transport):
+    (tmp_path / "cluster.yaml").write_text(f"name: c\nnodes: [{{name: n, count: {nodes}, cpus: 1, memory: 8 GiB}}]\n")
     asks = ["--ask", "What is a block?", "--ask", "What is a token?", "--max-tokens", "12"]
-    up = subprocess.run([*command, *asks], capture_output=True, text=True, timeout=120)
+    words = [*command, *asks, "--cluster", str(tmp_path / "cluster.yaml")]
+    up = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert up.returncode == 0, up.stdout + up.stderr
     first, second = (line.split() for line in up.stdout.splitlines() if re.match(r"\s*[12]\s+\d+\s+\d+\s+12\s", line))
     assert int(first[2]) == 0 and int(second[2]) > 100  # the system prompt, many blocks of it
-    blocks = int(re.search(r"prefill -> decode by shm\s+(\d+) blocks", up.stdout)[1])
+    blocks = int(re.search(rf"prefill -> decode by {transport}\s+(\d+) blocks", up.stdout)[1])
     assert blocks > 8
     assert re.search(rf"blocks verified on arrival\s+{blocks}\s", up.stdout)
     assert re.search(r"checksum failures\s+0\s", up.stdout) and re.search(r"restarts\s+0\s", up.stdout)
