@@ -111,7 +111,7 @@ def _weights(gguf: GgufFile, progress: Progress) -> dict[str, torch.Tensor]:
         if kind in heads:
             tensor = _half_split(tensor, heads[kind])
         weights[_hf_name(name)] = torch.from_numpy(np.ascontiguousarray(tensor)).to(torch.bfloat16)
-        progress(0.9 * (index + 1) / len(gguf.tensors), "tensors")
+        progress(0.9 * ((index + 1) / len(gguf.tensors)), "tensors")
     return weights
 
 

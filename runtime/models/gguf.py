@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Callable
@@ -94,8 +95,8 @@ class GgufFile:
     def tensor(self, name: str) -> Floats:
         """The numbers of one tensor in its shape."""
         info = self.tensors[name]
-        numbers = int(np.prod(info.shape))
-        if info.shape[-1] % info.encoding.elements:
+        numbers = math.prod(info.shape)
+        if info.shape and info.shape[-1] % info.encoding.elements:
             raise GgufError(
                 f"rows of `{name}` hold {info.shape[-1]} numbers, {info.encoding.name} needs a multiple of 32"
             )
@@ -137,6 +138,8 @@ class _Header:
         metadata = {self.string(): self.value(self.scalar("<I")) for _ in range(metadata_count)}
         described = [self.described() for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise GgufError(f"alignment {alignment!r} is not a positive number")
         base = -(-self.at // alignment) * alignment
         return metadata, {name: TensorInfo(name, shape, kind, base + at) for name, shape, kind, at in described}
 

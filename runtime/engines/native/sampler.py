@@ -116,5 +116,5 @@ class _LogprobRows:
         """What the chosen token and the best alternatives had; None if nobody asked."""
         if row not in self.rows:
             return None
-        values, ids = self.rows[row].topk(self.alternatives[row])
+        values, ids = self.rows[row].topk(min(self.alternatives[row], len(self.rows[row])))
         return TokenLogprob(float(self.rows[row][token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))

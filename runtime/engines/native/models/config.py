@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+import msgspec
+
+Form = TypeVar("Form")
 
 
 class UnsupportedModelError(ValueError):
@@ -65,100 +67,135 @@ class ModelConfig:
     eos_token_ids: frozenset[int]
 
 
+class _RopeFacts(msgspec.Struct):
+    """`rope_parameters`, or the older `rope_scaling`."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: float | None = None
+    partial_rotary_factor: float = 1.0
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int | None = None
+
+
+class _Facts(msgspec.Struct):
+    """The fields of `config.json` that we look at."""
+
+    architectures: list[str]
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope_theta: float = 10000.0
+    rope_parameters: _RopeFacts | None = None
+    rope_scaling: _RopeFacts | None = None
+    partial_rotary_factor: float = 1.0
+    sliding_window: int | None = None
+    use_sliding_window: bool = True
+    quantization_config: dict[str, object] | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+class _GenerationFacts(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
+
+
 def read_config(folder: Path, context_length: int) -> ModelConfig:
     """The checked configuration of a model folder that will see at most `context_length` tokens."""
-    raw = _read_json(folder / "config.json")
-    architecture = _architecture(raw, context_length)
-    try:
-        heads, width = int(raw["num_attention_heads"]), int(raw["hidden_size"])
-        bias = architecture.projection_bias and bool(raw.get("attention_bias", False))
-        config = ModelConfig(
-            layers=int(raw["num_hidden_layers"]),
-            width=width,
-            mlp_width=int(raw["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_dim=int(raw.get("head_dim") or width // heads),
-            vocabulary=int(raw["vocab_size"]),
-            positions=int(raw["max_position_embeddings"]),
-            norm_epsilon=float(raw["rms_norm_eps"]),
-            rope=_rope(raw),
-            tied=bool(raw.get("tie_word_embeddings", False)),
-            qkv_bias=bias or architecture.qkv_bias,
-            output_bias=bias,
-            mlp_bias=bool(raw.get("mlp_bias", False)),
-            qk_norm=architecture.qk_norm,
-            eos_token_ids=_eos_token_ids(folder, raw),
-        )
-    except KeyError as error:
-        raise UnsupportedModelError(f"{folder / 'config.json'} lacks {error}") from error
-    if config.heads % config.kv_heads:
-        raise UnsupportedModelError(f"{config.heads} query heads do not divide over {config.kv_heads} KV heads")
-    if context_length > config.positions:
-        raise UnsupportedModelError(
-            f"a context of {context_length} tokens is asked for, the model has {config.positions} positions"
-        )
-    return config
+    facts = _read(folder / "config.json", _Facts)
+    architecture = _architecture(facts)
+    heads, kv_heads = facts.num_attention_heads, facts.num_key_value_heads or facts.num_attention_heads
+    if heads % kv_heads:
+        raise UnsupportedModelError(f"{heads} query heads do not divide over {kv_heads} KV heads")
+    _check_context(facts, context_length)
+    bias = architecture.projection_bias and facts.attention_bias
+    return ModelConfig(
+        layers=facts.num_hidden_layers,
+        width=facts.hidden_size,
+        mlp_width=facts.intermediate_size,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=facts.head_dim or facts.hidden_size // heads,
+        vocabulary=facts.vocab_size,
+        positions=facts.max_position_embeddings,
+        norm_epsilon=facts.rms_norm_eps,
+        rope=_rope(facts),
+        tied=facts.tie_word_embeddings,
+        qkv_bias=bias or architecture.qkv_bias,
+        output_bias=bias,
+        mlp_bias=facts.mlp_bias,
+        qk_norm=architecture.qk_norm,
+        eos_token_ids=_eos_token_ids(folder, facts),
+    )
 
 
-def _architecture(raw: Mapping[str, Any], context_length: int) -> Architecture:
+def _architecture(facts: _Facts) -> Architecture:
     """The family, after everything that would change the arithmetic was looked for."""
-    names = raw.get("architectures") or []
+    names = facts.architectures
     if len(names) != 1 or names[0] not in ARCHITECTURES:
         raise UnsupportedModelError(f"architecture {names} is not supported; supported are {', '.join(ARCHITECTURES)}")
-    if "quantization_config" in raw:
-        method = raw["quantization_config"].get("quant_method", "unknown")
+    if facts.quantization_config is not None:
+        method = facts.quantization_config.get("quant_method", "unknown")
         raise UnsupportedModelError(
             f"weights are quantised ({method}); only float32, float16 and bfloat16 are supported"
         )
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModelError(f"activation `{raw['hidden_act']}` is not supported; only `silu` is")
-    window = raw.get("sliding_window")
-    slides = raw.get("use_sliding_window", True) or "sliding_attention" in (raw.get("layer_types") or ())
-    if window is not None and slides and window < context_length:
-        raise UnsupportedModelError(
-            f"a sliding window of {window} is shorter than the context of {context_length} tokens"
-        )
+    if facts.hidden_act != "silu":
+        raise UnsupportedModelError(f"activation `{facts.hidden_act}` is not supported; only `silu` is")
     return ARCHITECTURES[names[0]]
 
 
-def _rope(raw: Mapping[str, Any]) -> Rope:
+def _check_context(facts: _Facts, context_length: int) -> None:
+    window = facts.sliding_window
+    if window is not None and facts.use_sliding_window and window < context_length:
+        raise UnsupportedModelError(
+            f"a sliding window of {window} is shorter than the context of {context_length} tokens"
+        )
+    if context_length > facts.max_position_embeddings:
+        raise UnsupportedModelError(
+            f"a context of {context_length} tokens is asked for, the model has {facts.max_position_embeddings}"
+        )
+
+
+def _rope(facts: _Facts) -> Rope:
     """Both spellings: `rope_theta` with `rope_scaling`, and the newer `rope_parameters`."""
-    facts = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = str(facts.get("rope_type", facts.get("type", "default")))
-    theta = float(facts.get("rope_theta", raw.get("rope_theta", 10000.0)))
-    if float(facts.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))) != 1.0:
+    own = facts.rope_parameters or facts.rope_scaling or _RopeFacts()
+    kind = own.rope_type or own.type or "default"
+    theta = facts.rope_theta if own.rope_theta is None else own.rope_theta
+    if not own.partial_rotary_factor == facts.partial_rotary_factor == 1.0:
         raise UnsupportedModelError("rotary embedding over a part of each head is not supported")
-    if kind == "default":
-        return Rope(theta)
-    if kind == "linear":
-        return Rope(theta, kind, factor=float(facts["factor"]))
-    if kind == "llama3":
-        low, high = float(facts["low_freq_factor"]), float(facts["high_freq_factor"])
-        original = int(facts["original_max_position_embeddings"])
-        if math.isclose(low, high):
-            raise UnsupportedModelError("rope scaling `llama3` needs different low and high frequency factors")
-        return Rope(theta, kind, float(facts["factor"]), low, high, original)
-    raise UnsupportedModelError(f"rope scaling `{kind}` is not supported; supported are default, linear and llama3")
+    if kind not in ("default", "linear", "llama3"):
+        raise UnsupportedModelError(f"rope scaling `{kind}` is not supported; supported are default, linear and llama3")
+    if kind == "llama3" and own.low_freq_factor >= own.high_freq_factor:
+        raise UnsupportedModelError("rope scaling `llama3` needs low_freq_factor below high_freq_factor")
+    original = own.original_max_position_embeddings or facts.max_position_embeddings
+    return Rope(theta, kind, own.factor, own.low_freq_factor, own.high_freq_factor, original)
 
 
-def _eos_token_ids(folder: Path, raw: Mapping[str, Any]) -> frozenset[int]:
+def _eos_token_ids(folder: Path, facts: _Facts) -> frozenset[int]:
     """Ends of sequence from both files: chat models often list theirs in `generation_config.json` only."""
-    found: set[int] = set()
     generation = folder / "generation_config.json"
-    for facts in (raw, _read_json(generation) if generation.exists() else {}):
-        value = facts.get("eos_token_id")
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    further = _read(generation, _GenerationFacts).eos_token_id if generation.exists() else None
+    found: set[int] = set()
+    for value in (facts.eos_token_id, further):
+        found.update(value if isinstance(value, list) else () if value is None else (value,))
     return frozenset(found)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path, form: type[Form]) -> Form:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=form)
     except FileNotFoundError:
         raise UnsupportedModelError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise UnsupportedModelError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UnsupportedModelError(f"{path} does not hold an object")
-    return value
+    except msgspec.MsgspecError as error:
+        raise UnsupportedModelError(f"{path}: {error}") from error
