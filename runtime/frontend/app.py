@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import uvicorn
 import uvloop
@@ -118,8 +118,8 @@ def make_app(
     }  # fmt: skip
     cold = cold_routes(Health(manifest, router), metrics, model.context_length)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await hot.get(scope["path"], cold)(scope, receive, send)
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return hot.get(scope["path"], cold)(scope, receive, send)
 
     return app
 

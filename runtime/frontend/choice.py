@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from dynamoc.runtime.frontend.detokenize import Detokenizer
@@ -19,8 +18,7 @@ class Entry(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What can be shown now. `finish` is `stop` or `length`, with the last piece."""
 
     text: str
@@ -43,7 +41,7 @@ class Choice:
 
     def push(self, outputs: Sequence[TokenOutput]) -> Piece:
         """The text of `outputs`. After a piece with `finish` there is nothing more to push."""
-        texts = []
+        text = ""
         for output in outputs:
             if self.completion_tokens == 0:
                 self.cached_tokens = output.cached_tokens
@@ -54,12 +52,12 @@ class Choice:
                 if output.finish == "stop" and token in self._stop_token_ids:
                     continue  # it ends the text and is no part of it
                 shown, found = self._show(self._detokenizer.push(token))
-                texts.append(shown)
+                text += shown
                 if found:
-                    return self._piece("".join(texts), "stop")
+                    return self._piece(text, "stop")
             if output.finish is not None:
-                return self._last("".join(texts), output.finish)
-        return self._piece("".join(texts), None)
+                return self._last(text, output.finish)
+        return self._piece(text, None)
 
     def _show(self, text: str) -> tuple[str, bool]:
         self._decoded += len(text)

@@ -18,14 +18,14 @@ class Detokenizer:
         if "\ufffd" in tokenizer.decode(context):  # cut inside a character: no context is better than a broken one
             context = []
         self._tokenizer = tokenizer
-        self._stream = tokenizer.stream(context)
+        self._step = tokenizer.stream(context)
         self._shown: list[int] = context
         self._open: list[int] = []
 
     def push(self, token: int) -> str:
         """What can be shown now: empty while a character is incomplete."""
         self._open.append(token)
-        text = self._tokenizer.step(self._stream, token)
+        text = self._step(token)
         if text is None:
             return ""
         self._shown, self._open = self._open, []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,9 @@ class Tokenizer:
         """The text of `ids` without special tokens."""
         return self._encoder.decode(ids, skip_special_tokens=True)
 
-    def stream(self, context: Sequence[int]) -> DecodeStream:
-        """An incremental decoder that continues `context`."""
-        return DecodeStream(ids=list(context), skip_special_tokens=True)
-
-    def step(self, stream: DecodeStream, token: int) -> str | None:
-        """What `token` adds to the text of `stream`; None while a character is incomplete."""
-        return stream.step(self._encoder, token)
+    def stream(self, context: Sequence[int]) -> Callable[[int], str | None]:
+        """A decoder that goes on behind `context`: what a token adds to the text, None inside a character."""
+        return partial(DecodeStream(ids=list(context), skip_special_tokens=True).step, self._encoder)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for, which need not be whole characters."""

@@ -53,12 +53,11 @@ class Inbox:
 
     async def take(self) -> list[TokenOutput]:
         """All outputs that came since the last time, at least one; then the error, if there is one."""
-        if not self._outputs:
+        while not self._outputs:
             if self._error is not None:
                 raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-            return await self.take()
         outputs, self._outputs = self._outputs, []
         self._unread = 0
         return outputs
