@@ -143,12 +143,14 @@ async def _serve(context: Context, app: ASGIApp, listener: socket.socket, router
     server = _Server(
         uvicorn.Config(
             app,
+            interface="asgi3",
             http="httptools",
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(drain_s),
         )
