@@ -132,7 +132,11 @@ class Engine(Protocol):
         ...
 
     def cancel(self, key: RequestKey) -> None:
-        """Drop a request that is queued or running; unknown keys are ignored. Nothing is reported for it."""
+        """Drop a request wherever it is; unknown keys are ignored. Nothing is reported for it.
+
+        The blocks of a reserved or held request are free at once: while a peer uses them, `quarantine` it, or `release`
+        it later.
+        """
         ...
 
     def resident(self) -> list[KvEvent]:

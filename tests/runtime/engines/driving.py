@@ -50,7 +50,7 @@ def settings(
 def request(key: int, tokens: list[int], max_tokens: int = 8, *, seed: int = 0, **fields: object) -> EngineRequest:
     """A request; `generated` and `hold_kv` go to it, everything else to its sampling."""
     own = {name: fields.pop(name) for name in ("generated", "hold_kv") if name in fields}
-    return EngineRequest(key, tokens, Sampling(max_tokens=max_tokens, seed=seed, **fields), **own)  # type: ignore[arg-type]
+    return EngineRequest(key, tokens, Sampling(max_tokens=max_tokens, seed=seed, **fields), **own)
 
 
 def mock_tokens(prompt: list[int], count: int, seed: int = 0, vocab: int = VOCAB) -> list[int]:

@@ -92,7 +92,7 @@ def test_the_longest_unused_leaf_goes_first():
 def test_events_carry_the_hashes_routers_compute():
     blocks = BlockManager(8, 4)
     fill(blocks, PROMPT[:8])
-    longer = PROMPT[:8] + [1, 2, 3, 4]
+    longer = [*PROMPT[:8], 1, 2, 3, 4]
     fill(blocks, longer)
 
     first, second = blocks.take_events()

@@ -140,6 +140,17 @@ def test_preempted_sequences_end_with_the_same_tokens():
     core.close()
 
 
+def test_a_newcomer_leaves_running_sequences_room_to_grow():
+    core = Core(settings(blocks=8))
+    core.scheduler.add(request(1, list(range(8)), 4))
+    core.scheduler.add(request(2, list(range(50, 74)), 4))
+    core.run()
+
+    assert core.report.stats.preemptions == 0
+    assert list(core.finished) == [1, 2]
+    core.close()
+
+
 def test_the_oldest_is_never_preempted_by_younger_ones():
     core = Core(settings(blocks=8, max_sequences=4))
     for key in range(4):
