@@ -137,7 +137,14 @@ async def bare_app(_scope: Any, receive: Any, send: Any) -> None:
 def serve_bare(port: int) -> None:
     """The ceiling's process."""
     uvicorn.run(
-        bare_app, host="127.0.0.1", port=port, http="httptools", loop="uvloop", log_level="warning", lifespan="off"
+        bare_app,
+        host="127.0.0.1",
+        port=port,
+        http="httptools",
+        loop="uvloop",
+        lifespan="off",
+        log_level="warning",
+        proxy_headers=False,
     )
 
 
