@@ -29,7 +29,7 @@ def to_dot(plan: Plan) -> str:
     lines = [
         f"digraph {_quoted(plan.graph.name)} {{",
         f"  graph [{LAYOUT}, {TEXT}, fontsize=13, labelloc=t, label={_quoted(_title(plan))}]",
-        f'  node [shape=box, style="rounded,filled", color="{LINE}", {TEXT}, fontsize=12, margin="0.2,0.12"]',
+        f'  node [shape=box, style="rounded,filled", color="{LINE}", {TEXT}, fontsize=12, margin="0.3,0.14"]',
         f'  edge [{TEXT}, fontsize=11, color="{LINE}", arrowsize=0.8]',
         *(f"  {_quoted(c.name)} [label={_quoted(_box(plan, c))}, {_look(c)}]" for c in _components(plan)),
         *(f"  {_quoted(e.source)} -> {_quoted(e.target)} {_line(plan, e)}" for e in _edges(plan)),

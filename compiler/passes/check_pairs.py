@@ -19,7 +19,9 @@ def check_pairs(graph: Graph, report: Reporter) -> Graph:
 def _check_pair(
     source: Component, ours: WorkerOptions, target: Component, theirs: WorkerOptions, report: Reporter
 ) -> None:
-    fields: list[Path] = [("engine",), ("block_size",), ("dtype",), ("kv_dtype",)]
+    fields: list[Path] = [("engine",), ("block_size",), ("dtype",)]
+    if any(options.kv_dtype != options.dtype for options in (ours, theirs)):
+        fields.append(("kv_dtype",))
     if dialect(ours.engine).capabilities.shards_blocks:
         fields.append(("parallel", "tp"))
     for path in fields:
