@@ -114,7 +114,7 @@ class _Explainer:
         present = value_at(self._data, finding.path[:-1])
         role = present.get("role") if finding.raw[:1] == ("components",) and len(finding.path) == 3 else None
         if role is not None and name in _fields_of_roles(self._part_at):
-            message, code = f"`{name}` has no effect on a {role}", "D116"
+            message, code = f"{finding.name} has no effect on a {role}", "D116"
             label = f"a {role} has no such field"
         else:
             message, code = f"unknown field `{name}`", "D110"

@@ -166,6 +166,7 @@ class _Reader:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
             value: Any = resolve_plain(event.value) if event.implicit[0] else event.value
+            self._check_text(event)
             self.places[path] = Place(start, key)
         else:
             fill = self._mapping if isinstance(event, yaml.MappingStartEvent) else self._sequence
@@ -212,6 +213,7 @@ class _Reader:
         self._check_tag(event)
         if event.anchor is not None:
             self._anchors[event.anchor] = (event.value, ())
+        self._check_text(event)
         plain = resolve_plain(event.value) if event.implicit[0] else event.value
         if event.implicit[0] and event.value == "<<":
             self._error("D105", "specs use no merge keys", place, "write the fields, or put them under `defaults`")
@@ -221,6 +223,11 @@ class _Reader:
                 "D106", f"the key `{event.value}` is not a string", place, f"this is {_kind(plain)}", fixes=(fix,)
             )
         return event.value, place
+
+    def _check_text(self, event: Any) -> None:
+        if "\0" in event.value:
+            label = "no program takes it as an argument or in its environment"
+            self._error("D105", "specs hold no NUL character", _range(event), label)
 
     def _check_tag(self, event: Any) -> None:
         start, end = _range(event)

@@ -25,7 +25,7 @@ Text = Annotated[str, Field(min_length=1)]
 class _Part(BaseModel):
     """A mapping of the file: no unknown field, no silent conversion."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_name=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class ModelSpec(_Part):

@@ -101,22 +101,32 @@ def model_library(source: Source, model_root: str) -> ModelLibrary:
 
     model: Any = source.data.get("model")
     model = model if isinstance(model, dict) else {}
-    texts = {}
     path, ref = model.get("path"), model.get("ref")
-    if isinstance(path, str) and (config := Path(path).expanduser() / "config.json").is_file():
-        texts[path] = config.read_text()
-    if isinstance(ref, str) and (text := _model_text(ref, model_root)) is not None:
-        texts[ref] = text
-    return ModelLibrary(texts)
+    texts: dict[str, str | None] = {}
+    if isinstance(path, str):
+        texts[path] = _text_of(Path(path).expanduser() / "config.json")
+    if isinstance(ref, str):
+        texts[ref] = _text_of_ref(ref, Path(os.environ.get("DYNAMOC_MODEL_ROOT", model_root)))
+    return ModelLibrary({name: text for name, text in texts.items() if text is not None})
 
 
-def _model_text(ref: str, model_root: str) -> str | None:
+def _text_of_ref(ref: str, model_root: Path) -> str | None:
+    """The config.json under the model root, else our card."""
     parts = Path(ref).parts
-    if Path(ref).is_absolute() or ".." in parts:
+    if Path(ref).is_absolute() or ".." in parts or not parts:
         return None
-    root = os.environ.get("DYNAMOC_MODEL_ROOT", model_root)
-    config = Path(root).expanduser() / ref / "config.json"
-    if config.is_file():
-        return config.read_text()
+    config = _text_of(model_root.expanduser() / ref / "config.json")
+    if config is not None:
+        return config
     card = resources.files("dynamoc").joinpath("specs", "models", f"{'--'.join(parts)}.yaml")
     return card.read_text() if card.is_file() else None
+
+
+def _text_of(path: Path) -> str | None:
+    """What stands in a file, None if there is none; bytes that are not UTF-8 are left to the reader to refuse."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
