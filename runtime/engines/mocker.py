@@ -37,7 +37,7 @@ class MockArguments(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MockRunner(PagedRunner):
-    """Steps on a clock. Token `i` is a function of the tokens before it and the seed."""
+    """Steps on a clock. Token `i` is a function of the tokens before it and, unless greedy, of the seed."""
 
     eos_token_ids: frozenset[int] = frozenset()
 
@@ -63,8 +63,9 @@ class MockRunner(PagedRunner):
 
     def _draw(self, chunk: Chunk, word: int) -> Sampled:
         sampling = chunk.sequence.sampling
+        seed = sampling.seed & 0xFFFFFFFFFFFFFFFF if sampling.temperature > 0 else 0  # greedy knows no chance
         first, end = self._arguments.first_token, self._arguments.vocab_size
-        token = first + (next_word(word, sampling.seed & 0xFFFFFFFFFFFFFFFF) >> 7) % (end - first)
+        token = first + (next_word(word, seed) >> 7) % (end - first)
         return certain(token, sampling.logprobs)
 
 
