@@ -23,17 +23,18 @@ def credit(matched: Matched, overlap_credit: float) -> float:
 
 
 def compute_cost(
-    prompt_blocks: float, pending_blocks: float, decode_blocks: int, saved: float, prefill_scale: float
+    prompt_blocks: float, pending_blocks: float, decode_blocks: float, saved: float, prefill_scale: float
 ) -> float:
     """Cost for a worker that computes the prompt itself.
 
     `pending_blocks`: prompt blocks it has yet to compute; `decode_blocks`: blocks in use with this request;
     `saved`: the credit for what it holds of the prompt.
     """
-    return prefill_scale * max(0.0, pending_blocks + prompt_blocks - saved) + decode_blocks
+    work = pending_blocks + prompt_blocks - saved
+    return prefill_scale * work + decode_blocks if work > 0.0 else decode_blocks
 
 
-def decode_cost(decode_blocks: int, saved: float) -> float:
+def decode_cost(decode_blocks: float, saved: float) -> float:
     """Cost for a worker that gets the prompt's KV from another: its load, less what need not be transferred."""
     return max(0.0, decode_blocks - saved)
 
@@ -57,8 +58,9 @@ def pick(costs: Sequence[float], temperature: float, rng: Random) -> int:
     if low == high:
         return rng.randrange(len(costs))
     if temperature == 0.0:
-        lowest = [position for position, cost in enumerate(costs) if cost == low]
-        return lowest[0] if len(lowest) == 1 else rng.choice(lowest)
+        if costs.count(low) == 1:
+            return costs.index(low)
+        return rng.choice([position for position, cost in enumerate(costs) if cost == low])
     if math.isinf(high - low):
         return pick([cost / 2 for cost in costs], temperature, rng)
     scale = (high - low) * temperature

@@ -9,25 +9,30 @@ from dataclasses import dataclass
 class Load:
     """Work of one worker: prompt tokens not yet computed, blocks in use, requests not ended.
 
-    The `reported` counts are the worker's own: they know of blocks that output filled, and of requests that a
-    router before this one placed.
+    `unseen` is what the worker reported beyond that: blocks that output filled, and requests that a router before
+    this one placed.
     """
 
     prefill_tokens: int = 0
     blocks: int = 0
     requests: int = 0
-    reported_blocks: int = 0
-    reported_requests: int = 0
+    unseen_blocks: int = 0
+    unseen_requests: int = 0
 
     @property
     def active_blocks(self) -> int:
-        """Blocks in use: the larger of what was predicted and what was reported."""
-        return max(self.blocks, self.reported_blocks)
+        """Blocks in use, as far as anyone knows."""
+        return self.blocks + self.unseen_blocks
 
     @property
     def active_requests(self) -> int:
-        """Requests not ended: the larger of what was predicted and what was reported."""
-        return max(self.requests, self.reported_requests)
+        """Requests not ended, as far as anyone knows."""
+        return self.requests + self.unseen_requests
+
+    def reported(self, requests: int, blocks: int) -> None:
+        """The worker's own count. It may be older than the latest decision, so it never lowers a prediction."""
+        self.unseen_requests = max(0, requests - self.requests)
+        self.unseen_blocks = max(0, blocks - self.blocks)
 
 
 @dataclass(slots=True)

@@ -34,30 +34,50 @@ class Worker:
     load: Load = field(default_factory=Load)
     draining: bool = False
     next_event: int | None = None
+    name: str = field(init=False)
+    block_size: int = field(init=False)
+    cache_tokens: int = field(init=False)
+    backlog_tokens: float = field(init=False)
+    backlog_requests: int = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """The process's name."""
-        return self.info.address.name
+    def __post_init__(self) -> None:
+        info = self.info
+        self.name, self.block_size = info.address.name, info.block_size
+        self.cache_tokens = info.blocks * info.block_size
+        self.backlog_tokens = QUEUED_BATCHES * info.max_batched_tokens
+        self.backlog_requests = QUEUED_RUNS * info.max_sequences
 
     @property
     def life(self) -> str:
         """Name and incarnation, as `avoid` spells them."""
-        return f"{self.info.address.name}@{self.info.address.incarnation}"
+        return f"{self.name}@{self.info.address.incarnation}"
 
     @property
     def is_saturated(self) -> bool:
         """Whether more work would only wait there."""
-        load, info = self.load, self.info
+        load = self.load
         return (
-            load.prefill_tokens > QUEUED_BATCHES * info.max_batched_tokens
-            or load.active_requests >= QUEUED_RUNS * info.max_sequences
+            load.prefill_tokens > self.backlog_tokens or load.requests + load.unseen_requests >= self.backlog_requests
         )
 
     def fits(self, prompt_tokens: int, max_tokens: int) -> bool:
         """Whether a request of that size can run there at all."""
-        info = self.info
-        return prompt_tokens + max_tokens <= info.context_length and prompt_tokens <= info.blocks * info.block_size
+        return prompt_tokens + max_tokens <= self.info.context_length and prompt_tokens <= self.cache_tokens
+
+
+class Pool:
+    """Workers that do the same, none of them draining."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self.workers = workers
+        self._least_context = min((worker.info.context_length for worker in workers), default=0)
+        self._least_cache = min((worker.cache_tokens for worker in workers), default=0)
+
+    def fitting(self, prompt_tokens: int, max_tokens: int) -> list[Worker]:
+        """Those that a request of that size fits."""
+        if prompt_tokens + max_tokens <= self._least_context and prompt_tokens <= self._least_cache:
+            return self.workers
+        return [worker for worker in self.workers if worker.fits(prompt_tokens, max_tokens)]
 
 
 class Membership:
@@ -65,10 +85,11 @@ class Membership:
 
     def __init__(self, manifest: Manifest) -> None:
         self.index = PrefixIndex()
-        self.prefill: list[Worker] = []
-        """Workers for the prompt alone, draining ones left out."""
-        self.serving: list[Worker] = []
-        """Workers that produce tokens, draining ones left out."""
+        self.prefill = Pool([])
+        """Workers for the prompt alone."""
+        self.serving = Pool([])
+        """Workers that produce tokens."""
+        self.block_sizes: frozenset[int] = frozenset()
         self._declared = {process.name: process for process in manifest.processes if process.role.is_worker}
         self._workers: dict[str, Worker] = {}
         self._last: dict[str, Worker] = {}
@@ -79,7 +100,7 @@ class Membership:
     @property
     def usable(self) -> list[Worker]:
         """All workers that may be given work."""
-        return self.prefill + self.serving
+        return self.prefill.workers + self.serving.workers
 
     def count(self, role: Role) -> int:
         """How many workers of a role are registered."""
@@ -139,8 +160,9 @@ class Membership:
 
     def _changed(self) -> None:
         usable = [worker for worker in self if not worker.draining]
-        self.prefill = [worker for worker in usable if worker.info.role == Role.PREFILL]
-        self.serving = [worker for worker in usable if worker.info.role != Role.PREFILL]
+        self.prefill = Pool([worker for worker in usable if worker.info.role == Role.PREFILL])
+        self.serving = Pool([worker for worker in usable if worker.info.role != Role.PREFILL])
+        self.block_sizes = frozenset(worker.block_size for worker in usable)
 
 
 def _check_alike(info: WorkerInfo, other: WorkerInfo) -> None:

@@ -20,12 +20,13 @@ from dynamoc.runtime.router.cost import (
 )
 from dynamoc.runtime.router.index import Matched
 from dynamoc.runtime.router.load import Charge, Share
-from dynamoc.runtime.router.membership import Membership, Worker
+from dynamoc.runtime.router.membership import Membership, Pool, Worker
 from dynamoc.runtime.router.queue import Ask
 
 POLICIES = ("kv", "round_robin", "random", "least_loaded")
 
 Overlaps = Mapping[str, Matched]
+Cost = Callable[[Worker], float]
 
 
 class Blocked(StrEnum):
@@ -70,10 +71,10 @@ class Placer:
     def too_long(self, ask: Ask) -> str | None:
         """Why no registered worker could ever take the request; None if one could, or there is none yet."""
         serving = self._members.serving
-        if not serving or any(worker.fits(ask.prompt_tokens, ask.max_tokens) for worker in serving):
+        if not serving.workers or serving.fitting(ask.prompt_tokens, ask.max_tokens):
             return None
-        context = max(worker.info.context_length for worker in serving)
-        cache = max(worker.info.blocks * worker.info.block_size for worker in serving)
+        context = max(worker.info.context_length for worker in serving.workers)
+        cache = max(worker.cache_tokens for worker in serving.workers)
         return (
             f"{ask.prompt_tokens} prompt tokens and up to {ask.max_tokens} more do not fit "
             f"a context of {context} tokens and a KV cache of {cache}"
@@ -81,23 +82,23 @@ class Placer:
 
     def has_room(self) -> bool:
         """Whether any worker that produces tokens would take one more request."""
-        return any(not worker.is_saturated for worker in self._members.serving)
+        return any(not worker.is_saturated for worker in self._members.serving.workers)
 
     def place(self, ask: Ask) -> Placement | Blocked:
         """Choose for one request."""
-        serving = self._candidates(self._members.serving, ask, ask.max_tokens)
+        serving = _candidates(self._members.serving, ask, ask.max_tokens)
         if not serving:
             return Blocked.NO_WORKER
         serving = [worker for worker in serving if not worker.is_saturated]
         if not serving:
             return Blocked.SATURATED
-        prefill = self._candidates(self._members.prefill, ask, 1)
+        prefill = _candidates(self._members.prefill, ask, 1)
         overlaps = self._overlaps(ask)
         worker = self._choose(serving, self._serving_cost(ask, overlaps, bool(prefill)), is_prefill=False)
         if worker.info.role == Role.AGGREGATED:
             return self._alone(ask, worker, overlaps, Outcome.AGGREGATED)
         held = overlaps.get(worker.name, NOTHING)
-        if bypasses_prefill(ask.prompt_tokens, worker.info.block_size, held, self._settings.bypass_below_tokens):
+        if bypasses_prefill(ask.prompt_tokens, worker.block_size, held, self._settings.bypass_below_tokens):
             return self._alone(ask, worker, overlaps, Outcome.BYPASSED)
         if not prefill:
             return self._alone(ask, worker, overlaps, Outcome.NO_PREFILL)
@@ -107,27 +108,13 @@ class Placer:
         computing = self._choose(prefill, self._prefill_cost(ask, overlaps), is_prefill=True)
         return self._disaggregated(ask, worker, computing, overlaps)
 
-    # ---- who may ----------------------------------------------------------------------------------------
-
-    def _candidates(self, pool: list[Worker], ask: Ask, max_tokens: int) -> list[Worker]:
-        """Workers the request fits. One that failed it is back in a new life, if nobody else is left."""
-        prompt_tokens = ask.prompt_tokens
-        fitting = [worker for worker in pool if worker.fits(prompt_tokens, max_tokens)]
-        if not ask.avoid:
-            return fitting
-        names = ask.avoided_names
-        others = [worker for worker in fitting if worker.name not in names]
-        return others or [worker for worker in fitting if worker.life not in ask.avoid]
-
-    # ---- who does ---------------------------------------------------------------------------------------
-
     def _overlaps(self, ask: Ask) -> Overlaps:
         overlaps: dict[str, Matched] = {}
-        for block_size in {worker.info.block_size for worker in self._members.usable}:
-            overlaps.update(self._members.index.find(ask.hashes(block_size)))
+        for block_size in self._members.block_sizes:
+            overlaps |= self._members.index.find(ask.hashes(block_size))
         return overlaps
 
-    def _choose(self, workers: list[Worker], cost: Callable[[Worker], float], *, is_prefill: bool) -> Worker:
+    def _choose(self, workers: list[Worker], cost: Cost, *, is_prefill: bool) -> Worker:
         policy = self._settings.policy
         if len(workers) == 1:
             return workers[0]
@@ -139,48 +126,58 @@ class Placer:
             return workers[pick([worker.load.active_requests for worker in workers], 0.0, self._rng)]
         return workers[pick([cost(worker) for worker in workers], self._settings.temperature, self._rng)]
 
-    def _serving_cost(self, ask: Ask, overlaps: Overlaps, prefill_elsewhere: bool) -> Callable[[Worker], float]:
-        scale = self._settings.prefill_load_scale
+    def _serving_cost(self, ask: Ask, overlaps: Overlaps, prefill_elsewhere: bool) -> Cost:
+        prompt_tokens, settings = ask.prompt_tokens, self._settings
 
         def cost(worker: Worker) -> float:
-            saved, blocks = self._saved(worker, overlaps), worker.load.active_blocks + _blocks(ask, worker)
+            load, block_size = worker.load, worker.block_size
+            matched = overlaps.get(worker.name)
+            saved = credit(matched, settings.overlap_credit) if matched else 0.0
+            prompt = prompt_tokens / block_size
             if prefill_elsewhere and worker.info.role == Role.DECODE:
-                return decode_cost(blocks, saved)
-            return compute_cost(*_prompt_work(ask, worker), blocks, saved, scale)
+                return decode_cost(load.active_blocks + prompt, saved)
+            pending = load.prefill_tokens / block_size
+            return compute_cost(prompt, pending, load.active_blocks + prompt, saved, settings.prefill_load_scale)
 
         return cost
 
-    def _prefill_cost(self, ask: Ask, overlaps: Overlaps) -> Callable[[Worker], float]:
+    def _prefill_cost(self, ask: Ask, overlaps: Overlaps) -> Cost:
         """Prompts only: the blocks such a worker holds are those of prompts it still computes, or just has."""
-        scale = self._settings.prefill_load_scale
-        return lambda worker: compute_cost(*_prompt_work(ask, worker), 0, self._saved(worker, overlaps), scale)
+        prompt_tokens, settings = ask.prompt_tokens, self._settings
 
-    def _saved(self, worker: Worker, overlaps: Overlaps) -> float:
-        matched = overlaps.get(worker.name)
-        return credit(matched, self._settings.overlap_credit) if matched else 0.0
+        def cost(worker: Worker) -> float:
+            saved = credit(overlaps.get(worker.name, NOTHING), settings.overlap_credit)
+            prompt, pending = prompt_tokens / worker.block_size, worker.load.prefill_tokens / worker.block_size
+            return compute_cost(prompt, pending, 0, saved, settings.prefill_load_scale)
+
+        return cost
 
     # ---- what it adds -----------------------------------------------------------------------------------
 
     def _alone(self, ask: Ask, worker: Worker, overlaps: Overlaps, outcome: Outcome) -> Placement:
         matched = overlaps.get(worker.name, NOTHING)
-        uncached = uncached_tokens(ask.prompt_tokens, worker.info.block_size, matched)
+        uncached = uncached_tokens(ask.prompt_tokens, worker.block_size, matched)
         charge = Charge(Share(worker.load, uncached, _blocks(ask, worker)))
         return Placement(worker, None, matched[0], _blocks(ask, worker), outcome, charge)
 
     def _disaggregated(self, ask: Ask, worker: Worker, prefill: Worker, overlaps: Overlaps) -> Placement:
         matched = overlaps.get(prefill.name, NOTHING)
-        uncached = uncached_tokens(ask.prompt_tokens, prefill.info.block_size, matched)
+        uncached = uncached_tokens(ask.prompt_tokens, prefill.block_size, matched)
         charge = Charge(
             Share(worker.load, 0, _blocks(ask, worker)), Share(prefill.load, uncached, _blocks(ask, prefill))
         )
         return Placement(worker, prefill, matched[0], _blocks(ask, prefill), Outcome.DISAGGREGATED, charge)
 
 
+def _candidates(pool: Pool, ask: Ask, max_tokens: int) -> list[Worker]:
+    """Workers the request fits. One that failed it is back in a new life, if nobody else is left."""
+    fitting = pool.fitting(ask.prompt_tokens, max_tokens)
+    if not ask.avoid:
+        return fitting
+    names = ask.avoided_names
+    others = [worker for worker in fitting if worker.name not in names]
+    return others or [worker for worker in fitting if worker.life not in ask.avoid]
+
+
 def _blocks(ask: Ask, worker: Worker) -> int:
-    return -(-ask.prompt_tokens // worker.info.block_size)
-
-
-def _prompt_work(ask: Ask, worker: Worker) -> tuple[float, float]:
-    """Blocks of prompt to compute for this request, and for those before it."""
-    block_size = worker.info.block_size
-    return ask.prompt_tokens / block_size, worker.load.prefill_tokens / block_size
+    return -(-ask.prompt_tokens // worker.block_size)

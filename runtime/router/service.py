@@ -154,9 +154,7 @@ class Service:
         self._telemetry.index_changed(worker.name, self.members.index.blocks(worker.name))
 
     def _load_report(self, connection: Connection, message: LoadReport) -> None:
-        load = self._workers[connection].load
-        load.reported_requests = message.running + message.waiting
-        load.reported_blocks = message.active_blocks
+        self._workers[connection].load.reported(message.running + message.waiting, message.active_blocks)
         self._serve_queue()
 
     def _draining(self, connection: Connection, _: Draining) -> None:

@@ -136,5 +136,10 @@ def test_a_computed_prompt_leaves_only_decode_load() -> None:
 
 
 def test_the_worker_s_own_count_is_believed_where_it_is_higher() -> None:
-    load = Load(blocks=3, requests=1, reported_blocks=9, reported_requests=0)
-    assert (load.active_blocks, load.active_requests) == (9, 1)
+    load = Load(blocks=3, requests=2)
+    load.reported(requests=1, blocks=9)
+    assert (load.active_blocks, load.active_requests) == (9, 2)
+    load.blocks -= 3  # what ends here is over at once, before the next report
+    assert load.active_blocks == 6
+    load.reported(requests=0, blocks=0)
+    assert (load.active_blocks, load.active_requests) == (0, 2)
