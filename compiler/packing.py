@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
-SEARCH_STEPS = 20_000
+SEARCH_STEPS = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(NamedTuple):
     """What something needs, or what a node has left."""
 
     gpus: int = 0
     cpus: int = 0
     memory_bytes: int = 0
 
-    def __add__(self, other: Resources) -> Resources:
+    def plus(self, other: Resources) -> Resources:
+        """Both together."""
         return Resources(self.gpus + other.gpus, self.cpus + other.cpus, self.memory_bytes + other.memory_bytes)
 
-    def __sub__(self, other: Resources) -> Resources:
+    def minus(self, other: Resources) -> Resources:
+        """What is left without `other`."""
         return Resources(self.gpus - other.gpus, self.cpus - other.cpus, self.memory_bytes - other.memory_bytes)
 
     def fits(self, room: Resources) -> bool:
@@ -29,7 +31,7 @@ class Resources:
 
 def total(items: Sequence[Resources]) -> Resources:
     """The sum."""
-    return sum(items, Resources())
+    return reduce(Resources.plus, items, Resources())
 
 
 def pack(demands: Sequence[Resources], rooms: Sequence[Resources]) -> tuple[int, ...] | None:
@@ -56,7 +58,7 @@ class _Search:
         if not self.demands:
             return ()
         stack = [self._candidates(self.demands[0])]
-        for _ in range(SEARCH_STEPS):
+        for _ in range(len(self.demands) + SEARCH_STEPS):
             node = next(stack[-1], None)
             if node is None:
                 stack.pop()
@@ -71,29 +73,30 @@ class _Search:
         return None
 
     def _candidates(self, demand: Resources) -> Iterator[int]:
-        """Nodes with room, best first, and of nodes that are alike only one."""
-        fitting = [node for node, free in enumerate(self.free) if demand.fits(free)]
+        """Nodes with room, best first, and of nodes that are alike only the first."""
+        states = zip(self.free, self.rooms, self.light, strict=True)
+        alike: dict[tuple[Resources, Resources, int], int] = {}
+        for node, state in enumerate(states):
+            alike.setdefault(state, node)
+        fitting = [node for (free, _, _), node in alike.items() if demand.fits(free)]
         if demand.gpus:
-            fitting.sort(key=lambda node: (self.free[node].gpus, node))
-        else:
-            fitting.sort(key=lambda node: (self._crowding(node), node))
-        alike = {(self.free[node], self.rooms[node], self.light[node]): node for node in reversed(fitting)}
-        return iter(sorted(alike.values(), key=fitting.index))
+            return iter(sorted(fitting, key=lambda node: (self.free[node].gpus, node)))
+        return iter(sorted(fitting, key=lambda node: (self._crowding(node), node)))
 
     def _crowding(self, node: int) -> float:
         room = self.rooms[node]
-        used = room - self.free[node]
+        used = room.minus(self.free[node])
         memory = used.memory_bytes / room.memory_bytes if room.memory_bytes else 0.0
         return max((self.light[node] + 1) / max(room.cpus, 1), used.cpus / max(room.cpus, 1), memory)
 
     def _take(self, node: int) -> None:
         demand = self.demands[len(self.chosen)]
-        self.free[node] -= demand
+        self.free[node] = self.free[node].minus(demand)
         self.light[node] += not demand.gpus
         self.chosen.append(node)
 
     def _undo(self) -> None:
         node = self.chosen.pop()
         demand = self.demands[len(self.chosen)]
-        self.free[node] += demand
+        self.free[node] = self.free[node].plus(demand)
         self.light[node] -= not demand.gpus

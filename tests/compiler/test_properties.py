@@ -127,7 +127,7 @@ def test_a_fit_is_found_exactly_where_one_exists(demands: list[Resources], there
         for demand, node in zip(demands, choice, strict=True):
             if not demand.fits(free[node]):
                 return False
-            free[node] -= demand
+            free[node] = free[node].minus(demand)
         return True
 
     found = pack(demands, there)
