@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +57,10 @@ class _Attempt:
 
 
 class Generation:
-    """Call `next` until an output has `finish`, then, or to give up earlier, `close`."""
+    """Call `next` until an output has `finish`, then, or to give up earlier, `close`.
+
+    `deadline` is on the monotonic clock.
+    """
 
     def __init__(self, backend: Backend, prompt: Sequence[int], sampling: Sampling, deadline: float) -> None:
         self._backend = backend
@@ -129,7 +133,7 @@ class Generation:
             self._tokens(),
             self._sampling,
             routed.prefill,
-            deadline_s=max(0.0, self._deadline - asyncio.get_running_loop().time()),
+            deadline_s=max(0.0, self._deadline - time.monotonic()),
             generated=len(self._generated),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 
 from starlette.types import Receive, Scope, Send
 
@@ -83,9 +83,20 @@ class EventStream:
         self._send = send
         self._headers = [*_EVENT_HEADERS, *headers]
 
-    async def write(self, events: bytes, *, last: bool = False) -> None:
+    def write(self, events: bytes) -> Awaitable[None]:
         """Send events in one write; waits while the client reads more slowly than that."""
         if not self.started:
-            self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        await self._send({"type": "http.response.body", "body": events, "more_body": not last})
+            return self._start(events)
+        return self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end(self, events: bytes) -> None:
+        """Send the last events."""
+        if not self.started:
+            await self._start(b"")
+        await self._send({"type": "http.response.body", "body": events})
+
+    async def _start(self, events: bytes) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        if events:
+            await self._send({"type": "http.response.body", "body": events, "more_body": True})

@@ -38,6 +38,11 @@ class Job:
     echoes: tuple[str, ...] = ()
     """Texts of the prompts, one for each choice, if they are to be part of the answer."""
 
+    @property
+    def count(self) -> int:
+        """How many choices there are, over all prompts."""
+        return len(self.prompts) * self.n
+
     def choices(self) -> list[tuple[Sequence[int], Sampling]]:
         """Prompt and sampling of each choice. Choices of one prompt differ by their seed alone."""
         return [
