@@ -29,6 +29,8 @@ _KINDS = {
     "list": "a list",
     "finite": "a number",
 }
+FREE_TEXT = ("model", "defaults", "components")
+"""Where text is more than the name of something else, so that a number in quotes can be meant."""
 LISTS_OF_TEXT = ("edges", "same_node")
 _TRUTH = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 _PATTERNS = {
@@ -61,7 +63,7 @@ def read_shape(
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        findings = [_finding(entry) for entry in error.errors(include_url=False)]
+        findings = [_finding(entry, source.data) for entry in error.errors(include_url=False)]
         explainer = _Explainer(source.data, part_at, report)
         for finding in sorted(findings, key=lambda f: f.kind == "missing"):
             if finding.kind != "missing" or finding.path not in explainer.misspelt:
@@ -69,10 +71,16 @@ def read_shape(
         return None
 
 
-def _finding(entry: Mapping[str, Any]) -> Finding:
+def _finding(entry: Mapping[str, Any], data: Any) -> Finding:
     raw = entry["loc"]
-    path = tuple(word for word in raw if not (isinstance(word, str) and re.fullmatch(r"<[a-z]+>|\[key\]", word)))
-    return Finding(entry["type"], raw, path, entry["input"], entry.get("ctx", {}), raw[-1:] == ("[key]",))
+    in_key = raw[-1] == "[key]"
+    path: list[str | int] = []
+    for word in raw[:-1] if in_key else raw:
+        here = (isinstance(data, list) and isinstance(word, int)) or (isinstance(data, dict) and word in data)
+        if here or not (isinstance(word, str) and word.startswith("<")):  # else it is the tag of a union
+            path.append(word)
+            data = data[word] if here else None
+    return Finding(entry["type"], raw, tuple(path), entry["input"], entry.get("ctx", {}), in_key)
 
 
 class _Explainer:
@@ -184,7 +192,7 @@ class _Explainer:
     def _type(self, finding: Finding, wanted: str) -> None:
         value, remedies = finding.value, []
         cure = _converted(value, f"{wanted} of text" if finding.path[-1] in LISTS_OF_TEXT else wanted)
-        if cure is not None:
+        if cure is not None and (wanted != "text" or finding.path[0] in FREE_TEXT):
             remedies.append(Remedy((Put(finding.path, cure),)))
         message = f"{finding.name} takes {wanted}"
         self._report.error("D112", message, (finding.path, f"this is {_kind(value)}"), remedies=remedies)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -118,6 +117,8 @@ def _text_of_ref(ref: str, model_root: Path) -> str | None:
     config = _text_of(model_root.expanduser() / ref / "config.json")
     if config is not None:
         return config
+    from importlib import resources
+
     card = resources.files("dynamoc").joinpath("specs", "models", f"{'--'.join(parts)}.yaml")
     return card.read_text() if card.is_file() else None
 

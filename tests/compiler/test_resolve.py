@@ -195,6 +195,18 @@ def test_multimodal_configs_keep_the_text_model_inside() -> None:
     assert read_geometry(f"text_config: {inner}\n").head_dim == 4
 
 
+@pytest.mark.parametrize("name", ["<worker>", "<x>", "[key]"])
+def test_names_that_look_like_our_own_marks(name: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        graph_of(HEAD + MODEL + BODY.replace("  gen:", f'  "{name}":'))
+
+    assert [d.message for d in caught.value.diagnostics] == [f"`{name}` cannot be a name"]
+    with pytest.raises(CompileError) as caught:
+        graph_of(HEAD + MODEL + BODY.replace("{role: prefill}", f'{{role: prefill, env: {{"{name}": x}}}}'))
+
+    assert [d.message for d in caught.value.diagnostics] == [f"`{name}` cannot be a name"]
+
+
 def test_waivers_are_kept_with_the_plan() -> None:
     graph = graph_of(HEAD + MODEL + BODY + "allow: [{code: D503, reason: known}]\n")
 

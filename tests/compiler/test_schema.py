@@ -51,6 +51,7 @@ BEYOND_SCHEMAS = {
     "d111_no_ref",  # one of two fields
     "d112_float_for_integer",  # JSON has no two kinds of numbers
     "d113_same_node_mixed",
+    "d114_zero_seconds",
     "d115_blocks_and_memory",
     "d116_kv_field_of_other_policy",
     "d116_revision_of_path",
