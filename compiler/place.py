@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynamoc.compiler import capacity
 from dynamoc.compiler.cluster import Cluster
@@ -56,8 +56,12 @@ def place(graph: Graph, cluster: Cluster, report: Reporter) -> Plan | None:
     if chosen is None:
         _report_overflow(graph, units, cluster, report)
         return None
-    nodes = {replica.key: node for unit, node in zip(units, chosen, strict=True) for replica in unit}
-    return Plan(graph, cluster, tuple(_processes(replicas, nodes, _gpus(units, nodes))), {})
+    nodes = dict.fromkeys((replica.key for replica in replicas), FRONT_NODE)
+    nodes |= {replica.key: node for unit, node in zip(units, chosen, strict=True) for replica in unit}
+    used = sorted(set(nodes.values()))
+    nodes = {key: used.index(node) for key, node in nodes.items()}
+    allocation = replace(cluster, nodes=tuple(cluster.nodes[node] for node in used))
+    return Plan(graph, allocation, tuple(_processes(replicas, nodes, _gpus(units, nodes))), {})
 
 
 def _replica(graph: Graph, component: Component, number: int) -> Replica:
@@ -154,7 +158,7 @@ def _processes(
             name=f"{replica.component.name}-{replica.number}",
             component=replica.component,
             replica=replica.number,
-            node=nodes.get(replica.key, FRONT_NODE),
+            node=nodes[replica.key],
             gpus=own,
             ranks=tuple(range(len(own))),
             cpus=replica.needs.cpus,

@@ -29,7 +29,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The graph placed on a cluster. Nodes are indices into the allocation, in the order of `cluster.nodes`."""
+    """The graph placed on a cluster, of which `cluster` keeps the nodes that are used. Nodes are indices into them."""
 
     graph: Graph
     cluster: Cluster

@@ -118,6 +118,16 @@ def test_the_search_is_bounded() -> None:
     assert pack([Resources(gpus=3)] * 200, [Resources(gpus=8)] * 90) is None
 
 
+def test_nodes_without_a_process_are_not_part_of_the_plan() -> None:
+    """The small node fits best; the one between it and the frontend's stays out, so that no agent is idle."""
+    nodes = tuple(Node(f"n{index}", 16, 64 * GIB, gpus) for index, gpus in enumerate((8, 8, 4)))
+    found = plan({"w": {"role": "aggregated"} | gpus(4)}, Cluster("mixed", nodes))
+
+    assert [node.name for node in found.cluster.nodes] == ["n0", "n2"]
+    assert where(found) == {"w-0": (1, (0, 1, 2, 3))}
+    assert found.nodes == 2
+
+
 def ports(found: Plan) -> dict[str, dict[str, int]]:
     return {p.name: dict(p.ports) for p in found.processes}
 
