@@ -94,7 +94,9 @@ class PrefillService:
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._rate = FIRST_RATE
 
-    def __len__(self) -> int:
+    @property
+    def busy(self) -> int:
+        """Prompts that are not answered yet."""
         return len(self._leases)
 
     def received(self, connection: Connection, message: Message) -> None:
@@ -150,7 +152,13 @@ class PrefillService:
     def _spawn(self, connection: Connection, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = connection
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        connection = self._tasks.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work for %s failed", connection.peer.name, exc_info=error)
+            connection.abort("work for it failed")
 
     def _earlier(self, connection: Connection) -> list[asyncio.Task[None]]:
         """What still runs for the same worker on connections it had before."""

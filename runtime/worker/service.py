@@ -54,7 +54,7 @@ class Service:
     @property
     def busy(self) -> int:
         """Requests that are not finished, those of decode workers included."""
-        return len(self._requests) + (len(self._prefill) if self._prefill else 0)
+        return len(self._requests) + (self._prefill.busy if self._prefill is not None else 0)
 
     # ---- Handler ------------------------------------------------------------------------------------------
 

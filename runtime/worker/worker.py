@@ -206,7 +206,7 @@ class Worker:
             self._ports,
             registered=self._router is not None and self._router.is_registered,
             prefill_workers=[peer.name for peer in self._peers.values() if peer.is_attached],
-            decode_workers=[c.peer.name for c in self._prefill.pools] if self._prefill else [],
+            decode_workers=[c.peer.name for c in self._prefill.pools] if self._prefill is not None else [],
         )
 
 

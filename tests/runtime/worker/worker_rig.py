@@ -203,6 +203,8 @@ class Run:
         return worker
 
     def spawn(self, name: str, incarnation: int = 0, **environ: str) -> WorkerProcess:
+        if name in self.workers:
+            self.workers[name].notify.close()
         ours, theirs = socket.socketpair()
         log = self.folder / f"{name}.{incarnation}.log"
         own = {"DYNAMOC_INCARNATION": str(incarnation), "DYNAMOC_NOTIFY_FD": str(theirs.fileno())}
