@@ -11,8 +11,10 @@ import msgspec
 from dynamoc.runtime.engines.arguments import read_arguments
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Step
 from dynamoc.runtime.engines.paged import PagedRunner, certain
-from dynamoc.runtime.engines.pages import next_word
 from dynamoc.runtime.manifest import WorkerSettings
+
+SEED_STRIDE = 0x9E3779B97F4A7C15
+"""An odd number with its bits well spread: neighbouring seeds draw unlike tokens."""
 
 Time = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -49,6 +51,7 @@ class MockRunner(PagedRunner):
             text = f"first_token {arguments.first_token} must be below vocab_size {arguments.vocab_size}"
             raise ValueError(f"engine `mocker`: wrong argument: {text}")
         self._arguments = arguments
+        self._first, self._span = arguments.first_token, arguments.vocab_size - arguments.first_token
         self._block_size = settings.kv.block_size
         self._clock = StepClock()
 
@@ -63,10 +66,8 @@ class MockRunner(PagedRunner):
 
     def _draw(self, chunk: Chunk, word: int) -> Sampled:
         sampling = chunk.sequence.sampling
-        seed = sampling.seed & 0xFFFFFFFFFFFFFFFF if sampling.temperature > 0 else 0  # greedy knows no chance
-        first, end = self._arguments.first_token, self._arguments.vocab_size
-        token = first + (next_word(word, seed) >> 7) % (end - first)
-        return certain(token, sampling.logprobs)
+        token = self._first + ((word + sampling.seed * SEED_STRIDE) >> 11) % self._span
+        return certain(token, sampling.logprobs) if sampling.logprobs >= 0 else Sampled(token)
 
 
 def step_seconds(step: Step, arguments: MockArguments, block_size: int) -> float:

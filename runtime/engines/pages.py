@@ -15,7 +15,7 @@ from dynamoc.runtime.kv.pool import HostPool
 
 Words = npt.NDArray[np.uint64]
 
-CHECKED_BLOCKS = 512
+CHECKED_BLOCKS = 256
 """At most about so many blocks are read again per step; with more in use, the sequences take turns."""
 
 _FORGET_ABOVE = 64
@@ -118,14 +118,15 @@ class Pages:
     def _check(self, traces: Items[Trace]) -> None:
         """Read what is new to a trace, and as much of the rest as the budget allows."""
         due = [trace for trace in traces if trace.count and not trace.checked]
-        budget = CHECKED_BLOCKS - sum(len(trace.blocks) for trace in due)
-        known = [trace for trace in traces if trace.count and trace.checked]
-        for offset in range(len(known)):
+        budget = CHECKED_BLOCKS - sum([len(trace.blocks) for trace in due])
+        for _ in traces:
+            self._turn += 1
+            trace = traces[self._turn % len(traces)]
+            if trace.checked:
+                due.append(trace)
+                budget -= len(trace.blocks)
             if budget <= 0:
-                self._turn += offset
                 break
-            due.append(known[(self._turn + offset) % len(known)])
-            budget -= len(due[-1].blocks)
         if not due:
             return
         size = self._block_size

@@ -133,9 +133,11 @@ class CoreEngine:
     def _wait(self, scheduler: Scheduler, busy: bool) -> bool:
         """Sleep until there is something to do; False when the engine stops."""
         with self._wake:
-            if not busy and not self._has_news() and not self._wake.wait_for(self._has_news, IDLE_CHECK_S):
-                scheduler.check_integrity()
-                self._wake.wait_for(self._has_news)
+            if busy or self._wake.wait_for(self._has_news, IDLE_CHECK_S):
+                return not self._stopping
+        scheduler.check_integrity()
+        with self._wake:
+            self._wake.wait_for(self._has_news)
             return not self._stopping
 
     def _has_news(self) -> bool:

@@ -286,9 +286,10 @@ class Scheduler:
     def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
         """Why the sequence ends with its last token, or None."""
         token, sampling = sequence.tokens[-1], sequence.sampling
-        if (token in self._eos_token_ids and not sampling.ignore_eos) or token in sampling.stop_token_ids:
+        if token in sampling.stop_token_ids or (token in self._eos_token_ids and not sampling.ignore_eos):
             return "stop"
-        if sequence.output_index >= sampling.max_tokens or len(sequence.tokens) >= self._max_length:
+        length = len(sequence.tokens)
+        if length >= self._max_length or length - sequence.prompt_tokens + sequence.generated >= sampling.max_tokens:
             return "length"
         return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from dynamoc.runtime.plane.messages import Sampling, TokenLogprob
 
 
@@ -33,8 +35,7 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens + self.generated
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Compute `tokens[start : start + count]` of a sequence; then sample its next token if `sample`.
 
     Blocks for all of them are allocated. A decode is a chunk of one token.
@@ -53,8 +54,7 @@ class Step:
     chunks: tuple[Chunk, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True):
     """The token drawn for one chunk with `sample`."""
 
     token: int

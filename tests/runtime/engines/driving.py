@@ -59,7 +59,7 @@ def mock_tokens(prompt: list[int], count: int, seed: int = 0, vocab: int = VOCAB
     while len(tokens) < len(prompt) + count:
         while fed < len(tokens):
             word, fed = next_word(word, tokens[fed]), fed + 1
-        tokens.append(FIRST + (next_word(word, seed) >> 7) % (vocab - FIRST))
+        tokens.append(FIRST + ((word + seed * 0x9E3779B97F4A7C15) >> 11) % (vocab - FIRST))
     return tokens[len(prompt) :]
 
 
