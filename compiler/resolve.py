@@ -25,6 +25,7 @@ from dynamoc.compiler.graph import (
 from dynamoc.compiler.models import ModelLibrary, ModelTextError
 from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.spec import FrontendSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
+from dynamoc.compiler.units import as_written
 from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
 
 DEFAULT_PORT = 8000
@@ -188,7 +189,7 @@ def _check_numbers(args: Mapping[str, Any], at: Path, report: Reporter) -> None:
         wide = isinstance(value, int) and not -(2**63) <= value < 2**63
         if wide or (isinstance(value, float) and not math.isfinite(value)):
             label = (path, "an integer of more than 64 bits" if wide else "not a finite number")
-            remedy = Remedy((Put(path, value.written),), "hand it over as text: put it in quotes")
+            remedy = Remedy((Put(path, as_written(value)),), "hand it over as text: put it in quotes")
             report.error("D113", f"{spell(path)} cannot be handed to an engine", label, remedies=[remedy])
 
 

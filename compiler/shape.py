@@ -79,7 +79,7 @@ def _finding(entry: Mapping[str, Any], data: Any) -> Finding:
         here = (isinstance(data, list) and isinstance(word, int)) or (isinstance(data, dict) and word in data)
         if here or not (isinstance(word, str) and word.startswith("<")):  # else it is the tag of a union
             path.append(word)
-            data = data[word] if here else None
+            data = value_at(data, (word,)) if here else None
     return Finding(entry["type"], raw, tuple(path), entry["input"], entry.get("ctx", {}), in_key)
 
 

@@ -280,7 +280,7 @@ def test_an_edit_changes_what_it_says_and_nothing_else(change: Change, ending: s
 
 def test_several_changes_are_one_fix() -> None:
     source = read_source(DOCUMENT, "f.yaml")
-    changes = [Put(("words", 0), "x"), Rename(("first", "a"), "aa"), Drop(("second", "last"))]
+    changes: list[Change] = [Put(("words", 0), "x"), Rename(("first", "a"), "aa"), Drop(("second", "last"))]
     edits = edit(source, changes)
 
     assert edits is not None
