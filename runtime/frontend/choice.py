@@ -33,7 +33,7 @@ class Choice:
         self.completion_tokens = 0
         self.cached_tokens = 0
         self._detokenizer = detokenizer
-        self._stops = StopFinder(stops)
+        self._stops = StopFinder(stops) if stops else None
         self._stop_token_ids = stop_token_ids
         self._decoded = 0
         self._shown = 0
@@ -51,23 +51,25 @@ class Choice:
                     self._entries.append(Entry(token, output.logprobs[number], self._decoded))
                 if output.finish == "stop" and token in self._stop_token_ids:
                     continue  # it ends the text and is no part of it
-                shown, found = self._show(self._detokenizer.push(token))
-                text += shown
-                if found:
-                    return self._piece(text, "stop")
+                new = self._detokenizer.push(token)
+                self._decoded += len(new)
+                if self._stops is not None:
+                    new, found = self._stops.push(new)
+                    if found:
+                        return self._piece(text + new, "stop")
+                text += new
             if output.finish is not None:
                 return self._last(text, output.finish)
         return self._piece(text, None)
 
-    def _show(self, text: str) -> tuple[str, bool]:
-        self._decoded += len(text)
-        return self._stops.push(text) if text else ("", False)
-
     def _last(self, text: str, finish: str) -> Piece:
-        shown, found = self._show(self._detokenizer.flush())
-        if found:
-            return self._piece(text + shown, "stop")
-        piece = self._piece(text + shown + self._stops.flush(), finish)
+        rest = self._detokenizer.flush()
+        if self._stops is not None:
+            rest, found = self._stops.push(rest)
+            if found:
+                return self._piece(text + rest, "stop")
+            rest += self._stops.flush()
+        piece = self._piece(text + rest, finish)
         return Piece(piece.text, [*piece.entries, *self._entries], finish)
 
     def _piece(self, text: str, finish: str | None) -> Piece:

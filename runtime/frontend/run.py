@@ -77,15 +77,17 @@ class Run:
         generation = Generation(self._backend, prompt, sampling, self._deadline)
         self._choices.append(choice)
         self._instruments.prompt_tokens.inc(len(prompt))
-        before = self._began
-        observe = self._instruments.first_token_seconds.observe
+        seen, before = 0, self._began
         try:
             while True:
                 piece = choice.push(await generation.next())
                 now = time.monotonic()
-                observe(now - before)
-                observe = self._instruments.gap_seconds.observe
-                before = now
+                new = choice.completion_tokens - seen
+                if not seen:
+                    self._instruments.first_token_seconds.observe(now - before)
+                elif new:
+                    self._instruments.gap_seconds.observe((now - before) / new, new)
+                seen, before = seen + new, now
                 if data := show(index, piece):
                     await write(data)
                 if piece.finish is not None:

@@ -19,8 +19,6 @@ class StopFinder:
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that is safe to show now, and whether a stop string was found right behind it."""
-        if not self._stops:
-            return text, False
         text = self._held + text
         found = self._first(text)
         if found is not None:

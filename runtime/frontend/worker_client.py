@@ -43,13 +43,15 @@ class Inbox:
             self.fail(SlowClientError(f"more than {self._capacity} tokens wait for the client to read"))
             return False
         self._outputs.append(output)
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         return True
 
     def fail(self, error: Exception) -> None:
         """No more outputs come. What is here can still be taken."""
         self._error = self._error or error
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def take(self) -> list[TokenOutput]:
         """All outputs that came since the last time, at least one; then the error, if there is one."""
@@ -61,10 +63,6 @@ class Inbox:
         outputs, self._outputs = self._outputs, []
         self._unread = 0
         return outputs
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class WorkerLink:

@@ -233,6 +233,10 @@ def test_sixty_four_streams_do_not_mix(tmp_path: Path) -> None:
             assert sample(exposition, "dynamoc_frontend_inflight_requests") == 0
             assert sample(exposition, "dynamoc_frontend_time_to_first_token_seconds_count") == 64
             assert sample(exposition, "dynamoc_frontend_requests_total", 'status="200"') == 64
+            gaps = "dynamoc_frontend_inter_token_latency_seconds"
+            assert 32 * 39 < sample(exposition, f"{gaps}_count") <= 64 * 39
+            assert sample(exposition, f"{gaps}_bucket", 'le="+Inf"') == sample(exposition, f"{gaps}_count")
+            assert 64 * 39 * 0.001 < sample(exposition, f"{gaps}_sum") < 64 * 20
 
     asyncio.run(scenario())
 
