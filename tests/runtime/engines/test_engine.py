@@ -77,6 +77,36 @@ def test_prefill_and_decode_engines_together_give_what_one_gives(start: Start):
     assert prefill.next().stats.active_blocks == 0
 
 
+def test_many_requests_through_small_pools_of_two_engines(start: Start):
+    prefill, decode = start(settings(blocks=20)), start(settings(blocks=20))
+    prompts = {key: [key % 3] * (key % 17 + 1) for key in range(1, 61)}
+    expected = {key: mock_tokens(prompt, 12, seed=key % 2) for key, prompt in prompts.items()}
+    for key, prompt in prompts.items():
+        decode.engine.reserve(request(key, prompt, 12, seed=key % 2))
+    reserved, tokens, finished = {}, {key: [] for key in prompts}, set()
+    while len(finished) < len(prompts):
+        for listener in (decode, prefill):
+            while not listener.reports.empty():
+                report = listener.next()
+                assert report.failure is None
+                for reservation in report.reserved:
+                    key = reservation.key
+                    reserved[key] = reservation
+                    prefill.engine.add(request(key, prompts[key], 12, seed=key % 2, hold_kv=True))
+                for prefilled in report.prefilled:
+                    send(prefill.engine.pool(), prefilled, decode.engine.pool(), reserved[prefilled.key])
+                    prefill.engine.release(prefilled.key)
+                    decode.engine.resume(prefilled.key, prefilled.output)
+                    tokens[prefilled.key].extend(prefilled.output.tokens)
+                for output in report.outputs:
+                    tokens[output.request_id].extend(output.tokens)
+                    finished.update({output.request_id} if output.finish else ())
+        time.sleep(0.0005)
+
+    assert tokens == expected
+    assert decode.seen[-1].stats.preemptions > 0
+
+
 def test_room_made_by_a_preemption_is_used_without_another_command(start: Start):
     listener = start(settings(blocks=6, max_sequences=1))
     listener.engine.add(request(1, PROMPT[:4], 12))
