@@ -47,8 +47,8 @@ GRAPH_PASSES: tuple[GraphPass, ...] = (
     check_load,
 )
 PLAN_PASSES: tuple[PlanPass, ...] = (
-    assign_ports,
     choose_transports,
+    assign_ports,
     assign_cpus,
     check_memory,
     spell_commands,

@@ -7,7 +7,6 @@ the spec does not move it. Only when two names meet on a node does the later one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
@@ -22,13 +21,8 @@ SPAN = 8192
 STRIDE = 4
 """A process finds its ports beside each other."""
 
-PURPOSES: Mapping[Role, tuple[str, ...]] = {
-    Role.FRONTEND: ("http",),
-    Role.ROUTER: ("plane", "metrics"),
-    Role.PREFILL: ("plane", "kv", "metrics"),
-    Role.DECODE: ("plane", "kv", "metrics"),
-    Role.AGGREGATED: ("plane", "kv", "metrics"),
-}
+LISTENING_TRANSPORTS = frozenset({"tcp"})
+"""Transports for which the receiver of KV listens on a port of its own."""
 
 
 def assign_ports(plan: Plan, report: Reporter) -> Plan:
@@ -91,13 +85,19 @@ def _choose(plan: Plan, process: Process, taken: dict[tuple[int, int], Process])
     offset = int.from_bytes(digest) // STRIDE * STRIDE % max(span, 1)
     candidates = (base + (offset + step) % span for step in range(span))
     ports = {}
-    for purpose in PURPOSES[process.component.role]:
+    for purpose in _purposes(process):
         port = next((p for p in candidates if (process.node, p) not in taken), None)
         if port is None:
             return None
         taken[process.node, port] = process
         ports[purpose] = port
     return ports
+
+
+def _purposes(process: Process) -> tuple[str, ...]:
+    """What a process other than a frontend listens for."""
+    receives = process.component.role is Role.DECODE and process.transport in LISTENING_TRANSPORTS
+    return ("plane", "metrics", "kv") if receives else ("plane", "metrics")
 
 
 def _report_exhausted(plan: Plan, process: Process, report: Reporter) -> None:

@@ -137,14 +137,21 @@ def test_ports_have_their_purposes() -> None:
 
     assert found["frontend-0"] == {"http": 8000}
     assert list(found["router-0"]) == ["plane", "metrics"]
-    assert list(found["prefill-0"]) == ["plane", "kv", "metrics"]
+    assert list(found["decode-0"]) == ["plane", "metrics"]
+
+
+def test_only_who_receives_over_tcp_listens_for_kv() -> None:
+    found = ports(plan(pd({"replicas": 5}, {"replicas": 2}), cluster(2)))
+
+    assert list(found["prefill-0"]) == ["plane", "metrics"]
+    assert list(found["decode-0"]) == ["plane", "metrics", "kv"]
 
 
 def test_a_change_elsewhere_moves_no_port() -> None:
     before = ports(plan(pd({}, {}), cluster()))
     after = ports(plan(pd({"replicas": 5}, {"replicas": 2}), cluster(2)))
 
-    assert {name: after[name] for name in before} == before
+    assert {name: {purpose: after[name][purpose] for purpose in ports} for name, ports in before.items()} == before
 
 
 @pytest.mark.parametrize("base", [1024, 21000, 65000])

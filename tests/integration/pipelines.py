@@ -25,7 +25,7 @@ SMOLLM2 = MODELS / "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 def free_port_base(count: int = 64) -> int:
     """The first of `count` consecutive ports that can be bound now."""
-    for base in range(22000 + os.getpid() % 400 * 20, 32000, count):
+    for base in range(10000 + os.getpid() % 100 * 64, 20000, count):
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(base, base + count):
@@ -50,11 +50,10 @@ class Pipeline:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def status(self) -> dict[str, Any]:
-        return json.loads((self.run_dir / "status.json").read_text())
-
     def processes(self) -> dict[str, dict[str, Any]]:
-        return self.status()["processes"]
+        """Every process of the run, over all its nodes."""
+        files = self.run_dir.glob("status*.json")
+        return {name: p for file in files for name, p in json.loads(file.read_text())["processes"].items()}
 
     def kill(self, name: str) -> int:
         """SIGKILL one process; its incarnation."""
@@ -125,8 +124,10 @@ def _wait_ready(process: subprocess.Popen[str], folder: Path, port: int, ready_s
             if status.parent.is_symlink():
                 continue
             pipeline = Pipeline(process, status.parent, port)
-            states = {p["state"] for p in pipeline.processes().values()}
-            if states == {"ready"}:
+            processes = pipeline.processes()
+            planned = len(json.loads((status.parent / "plan.json").read_text())["processes"])
+            announced = "\nready " in (folder / "up.log").read_text()
+            if announced and len(processes) == planned and {p["state"] for p in processes.values()} == {"ready"}:
                 return pipeline
         time.sleep(0.1)
     raise AssertionError(f"not ready within {ready_s} s:\n{(folder / 'up.log').read_text()}")

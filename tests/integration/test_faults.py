@@ -41,6 +41,7 @@ def bodies(tokens: int) -> list[dict[str, Any]]:
             "messages": [{"role": "user", "content": f"Tell me story number {number} about a river and a stone."}],
             "max_tokens": tokens,
             "temperature": 0,
+            "seed": 1,
             "ignore_eos": True,
         }
         for number in range(STREAMS)
