@@ -55,7 +55,7 @@ class TorchRunner:
         self.arguments = read_arguments("native", settings.args, NativeArguments)
         self.dtype = _compute_dtype(self.arguments, settings.dtype)
         self._layout = _layout(self.config, settings)
-        self._model: Llama | None = None
+        self.model: Llama | None = None
         self._attention: SdpaAttention | None = None
         self._pool: HostPool | None = None
 
@@ -66,7 +66,7 @@ class TorchRunner:
         make = _linear_maker(self.dtype)
         positions = self.settings.context_length
         with torch.inference_mode():
-            self._model = build_llama(
+            self.model = build_llama(
                 self.config, weights, self.dtype, positions, make, lambda done: progress(0.8 * done, "weights")
             )
         self._pool = HostPool(self._layout, self.settings.kv.blocks)
@@ -88,19 +88,19 @@ class TorchRunner:
 
     def execute(self, step: Step) -> list[Sampled]:
         """One forward pass over all chunks; only the sampled rows meet the LM head."""
-        assert self._model is not None, "load() comes first"
+        assert self.model is not None, "load() comes first"
         assert self._attention is not None
         with torch.inference_mode():
             batch = build_batch(step, self._layout.block_size)
             self._attention.plan(batch)
-            hidden = self._model.hidden(batch.tokens, batch.positions, self._attention)
+            hidden = self.model.hidden(batch.tokens, batch.positions, self._attention)
             if not batch.sampled:
                 return []
-            return sample(self._model.logits(hidden.index_select(0, batch.sampled_rows)), batch.sampled)
+            return sample(self.model.logits(hidden.index_select(0, batch.sampled_rows)), batch.sampled)
 
     def close(self) -> None:
         """Let go of weights and pool. Idempotent."""
-        self._model = self._attention = None
+        self.model = self._attention = None
         if self._pool is not None:
             self._pool.close()
             self._pool = None

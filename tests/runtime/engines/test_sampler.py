@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamoc.runtime.engines.native import sampler
 from dynamoc.runtime.engines.native.sampler import NotFiniteError, sample, uniform
 from dynamoc.runtime.engines.native.sequence import Sequence
 from dynamoc.runtime.plane.messages import Sampling
@@ -73,18 +72,32 @@ def test_top_p_counts_what_top_k_left():
     assert set(draws(LOGITS, 400, top_k=2, top_p=share + 0.01)) == {1, 4}
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0, 12.0])
-@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
-def test_top_p_is_the_same_with_and_without_the_short_cut(spread, top_p, monkeypatch):
-    logits = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * spread
-    sequences = [sequence(seed=seed, top_p=top_p) for seed in range(40)]
-    short = draw(logits, *sequences)
-    monkeypatch.setattr(sampler, "CANDIDATES", 5000)
+@pytest.mark.parametrize("spread", [1.0, 4.0, 12.0])
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.3, 0), (0.9, 0), (0.999, 0), (0.9, 50), (1.0, 7)])
+def test_what_is_kept_in_a_real_vocabulary(spread, top_p, top_k):
+    logits = torch.randn(49152, generator=torch.Generator().manual_seed(1)) * spread
+    order = logits.argsort(descending=True).tolist()
+    kept, mass = [], 0.0
+    weights = logits.double().softmax(-1)
+    candidates = order[: top_k or None]
+    share = float(weights[candidates].sum()) * top_p
+    for token in candidates:
+        if mass >= share:
+            break
+        kept.append(token)
+        mass += float(weights[token])
 
-    if spread:
-        assert draw(logits, *sequences) == short
-    else:  # all tokens are equal: which of them come first is open, but not that there are many
-        assert len(set(short)) > 30
+    drawn = set(draws(logits, 100, top_p=top_p, top_k=top_k))
+    assert drawn <= set(order[: len(kept) + 1])
+    assert len(kept) > 5 or drawn == set(kept)
+
+
+def test_equal_logits_are_all_in_reach_and_nothing_else_is():
+    logits = torch.full((4000,), -torch.inf)
+    logits[1000:1100] = 0.0
+
+    assert set(draws(logits, 400, top_p=0.5)) <= set(range(1000, 1100))
+    assert len(draws(logits, 400)) > 80
 
 
 def test_a_draw_depends_on_seed_and_index_alone():
