@@ -66,7 +66,8 @@ class MockRunner(PagedRunner):
 
     def _draw(self, chunk: Chunk, word: int) -> Sampled:
         sampling = chunk.sequence.sampling
-        token = self._first + ((word + sampling.seed * SEED_STRIDE) >> 11) % self._span
+        seed = sampling.seed if sampling.temperature > 0 else 0  # greedy knows no chance
+        token = self._first + ((word + seed * SEED_STRIDE) >> 11) % self._span
         return certain(token, sampling.logprobs) if sampling.logprobs >= 0 else Sampled(token)
 
 

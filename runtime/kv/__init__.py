@@ -1,1 +1,1 @@
-"""TODO."""
+"""The KV cache: layout, pool, hashing and transfer."""
