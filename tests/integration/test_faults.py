@@ -1,4 +1,4 @@
-"""Kill real processes under load: every stream ends right, or with a clear error, and soon; and the victim comes back."""
+"""Kill real processes under load: every stream ends right or with a clear error, soon; and the victim comes back."""
 
 from __future__ import annotations
 
