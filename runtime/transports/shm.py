@@ -26,13 +26,11 @@ import xxhash
 
 from dynamoc.runtime.kv.pool import NONCE_BYTES, PAGE_BYTES, HostPool
 from dynamoc.runtime.transports.protocol import BlockPair, Outcome, Peer, Transfer, TransportError
-from dynamoc.runtime.transports.transfer import Stopped, ThreadedTransfer, check_pairs
+from dynamoc.runtime.transports.transfer import Digest, Stopped, ThreadedTransfer, check_pairs
 
 CHUNK_BYTES = 4 * 1024 * 1024
 """Copied between two looks at deadline, cancellation and peer."""
 LANES = max(1, min(4, os.cpu_count() or 1))
-
-_digest = xxhash.xxh3_64_intdigest
 
 
 class _Process(msgspec.Struct, frozen=True, array_like=True):
@@ -104,8 +102,9 @@ class ShmTransport:
 
     name = "shm"
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, digest: Digest = xxhash.xxh3_64_intdigest) -> None:
         del key  # the kernel's permission check on /proc/<pid>/fd stands for it
+        self._digest = digest
         self._pool: HostPool | None = None
         self._executor = ThreadPoolExecutor(LANES, thread_name_prefix="kv-copy")
         self._transfers: set[ThreadedTransfer] = set()
@@ -151,7 +150,7 @@ class ShmTransport:
         transfer = ThreadedTransfer(pairs, source.block_bytes, deadline_s)
         step = max(1, CHUNK_BYTES // source.block_bytes)
         chunks = deque(range(start, min(start + step, len(pairs))) for start in range(0, len(pairs), step))
-        lane = functools.partial(_copy, transfer, source, peer, chunks)
+        lane = functools.partial(_copy, transfer, source, peer, chunks, self._digest)
         self._transfers.add(transfer)
         transfer.run(self._executor, [lane] * min(LANES, len(chunks)))
         transfer.on_settled(lambda: self._transfers.discard(transfer))
@@ -225,8 +224,8 @@ def _map_pool(offered: _Metadata) -> mmap.mmap:
     return mapped
 
 
-def _copy(transfer: ThreadedTransfer, source: _Pool, peer: ShmPeer, chunks: deque[range]) -> int:
-    """One lane: take chunks until none is left. The first read of a block hashes it, the second copies it."""
+def _copy(transfer: ThreadedTransfer, source: _Pool, peer: ShmPeer, chunks: deque[range], digest: Digest) -> int:
+    """One lane: take chunks until none is left. A block is copied, then hashed while it is still in the cache."""
     size, move = source.block_bytes, ctypes.memmove
     data, from_, to = source.data, source.address, peer.pool.address
     moved = 0
@@ -240,6 +239,6 @@ def _copy(transfer: ThreadedTransfer, source: _Pool, peer: ShmPeer, chunks: dequ
         for index in chunk:
             pair = transfer.pairs[index]
             offset = pair.source * size
-            transfer.checksums[index] = _digest(data[offset : offset + size])
             move(to + pair.destination * size, from_ + offset, size)
+            transfer.checksums[index] = digest(data[offset : offset + size])
         moved += len(chunk)

@@ -10,6 +10,9 @@ from concurrent.futures import Executor, Future
 
 from dynamoc.runtime.transports.protocol import BlockPair, Completion, Outcome, TransportError
 
+Digest = Callable[[memoryview], int]
+"""The checksum of a block; another one than xxh3-64 only to measure what it costs."""
+
 
 class Stopped(Exception):  # noqa: N818  (an ending, not always an error)
     """Raised inside a transfer's threads to end it."""

@@ -1,0 +1,141 @@
+"""The sending end of tcp: data connections to one remote pool, and the threads that stream blocks over them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.transports import tcp_wire as wire
+from dynamoc.runtime.transports.protocol import Outcome, TransportError
+from dynamoc.runtime.transports.transfer import Digest, Stopped, ThreadedTransfer
+
+STREAMS = 2
+"""Data connections to one peer."""
+
+
+class Metadata(msgspec.Struct, frozen=True, array_like=True):
+    """Where a pool is reached, and which one it is."""
+
+    host: str
+    port: int
+    nonce: bytes
+    blocks: int
+    block_bytes: int
+
+
+class TcpPeer:
+    """A remote pool, the threads that send to it and their connections."""
+
+    def __init__(self, key: bytes, offered: Metadata) -> None:
+        self.blocks = offered.blocks
+        self.executor = ThreadPoolExecutor(STREAMS, thread_name_prefix="kv-send")
+        self._key = key
+        self._offered = offered
+        self._idle: deque[socket.socket] = deque()
+        self.closed = False
+
+    def take(self, check: wire.Check, remaining_s: float) -> socket.socket:
+        """An open data connection; TransportError or OSError if the peer is not there any more."""
+        self.check()
+        with contextlib.suppress(IndexError):
+            while True:
+                idle = self._idle.popleft()
+                if _still_open(idle):
+                    return idle
+                idle.close()
+        connection = socket.create_connection((self._offered.host, self._offered.port), max(remaining_s, 0.001))
+        try:
+            connection.settimeout(wire.POLL_S)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wire.greet_as_writer(connection, self._key, self._offered.nonce, check)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def give_back(self, connection: socket.socket) -> None:
+        """Keep a connection whose last transfer ended well."""
+        self._idle.append(connection)
+        if self.closed:
+            self._drop_idle()
+
+    def check(self) -> None:
+        """Stopped if the peer was closed here."""
+        if self.closed:
+            raise Stopped(Outcome.FAILURE, "the peer was closed")
+
+    def close(self) -> None:
+        """Running sends end at their next check."""
+        self.closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.popleft().close()
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A span of a transfer's pairs, sent over one connection."""
+
+    transfer: ThreadedTransfer
+    pool: HostPool
+    peer: TcpPeer
+    span: range
+    tag: int
+    digest: Digest
+
+    def __call__(self) -> int:
+        """Announce the span, stream its blocks, wait until the owner says they arrived; how many that were."""
+        try:
+            self._check()
+            connection = self.peer.take(self._check, self.transfer.remaining_s)
+            try:
+                self._stream(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except (OSError, TransportError):
+            self._check()  # a deadline or a cancellation that the owner noticed first is still that
+            raise
+        self.peer.give_back(connection)
+        return len(self.span)
+
+    def _check(self) -> None:
+        self.transfer.check()
+        self.peer.check()
+
+    def _stream(self, connection: socket.socket) -> None:
+        transfer, check = self.transfer, self._check
+        destinations = np.array([transfer.pairs[index].destination for index in self.span], "<u4").tobytes()
+        left_s = max(transfer.remaining_s, 0.0)
+        header = wire.HEADER.pack(self.tag, len(self.span), self.pool.layout.block_bytes, left_s)
+        wire.send_all(connection, header + destinations, check)
+        wire.accept_answer(connection, check)
+        for index in self.span:
+            check()
+            block = self.pool.block(transfer.pairs[index].source)
+            transfer.checksums[index] = self.digest(block)
+            wire.send_all(connection, block, check)
+        wire.accept_answer(connection, check)
+
+
+def _still_open(connection: socket.socket) -> bool:
+    """Whether an idle connection was left alone by the peer."""
+    try:
+        connection.settimeout(0)
+        connection.recv(1, socket.MSG_PEEK)  # the owner says nothing unasked: this can only be its end
+    except BlockingIOError:
+        connection.settimeout(wire.POLL_S)
+        return True
+    except OSError:
+        return False
+    return False
