@@ -54,7 +54,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
 def cases(draw: st.DrawFn) -> Case:
     cluster = draw(clusters())
     frontend, router, *workers = draw(st.lists(names, min_size=5, max_size=5, unique=True))
-    cuda = cluster.nodes[0].gpus > 0 and draw(st.booleans())
+    cuda = draw(st.booleans()) and sum(node.gpus for node in cluster.nodes) >= len(workers)
     engine = draw(st.sampled_from(("mocker", "echo") if cuda else ("native", "mocker", "echo")))
     context = draw(st.integers(64, 8192))
     spec: dict[str, Any] = {

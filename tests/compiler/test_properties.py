@@ -17,7 +17,7 @@ from dynamoc.compiler.pipeline import build_plan
 from dynamoc.compiler.source import read_source
 from dynamoc.runtime.manifest import Manifest, ProcessSpec, decode_manifest, encode_manifest
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=25, deadline=None)
 
 
 def manifest_of(case: Case) -> Manifest:
