@@ -65,7 +65,7 @@ async def until(condition: Callable[[], object], what: str, limit_s: float = LIM
     """Wait for something another process does; fails by name."""
     try:
         async with asyncio.timeout(limit_s):
-            while not condition():  # noqa: ASYNC110  (another process has no event to wait for)
+            while not condition():
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"not within {limit_s} s: {what}") from None
