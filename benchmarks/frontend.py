@@ -51,6 +51,7 @@ WORKERS = 2
 MODEL_NAME = "bench"
 MODEL_FOLDER = Path.home() / ".cache/dynamoc/models/HuggingFaceTB/SmolLM2-135M-Instruct"
 RESULTS = Path(__file__).parent / "results"
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\ndata: [DONE]\n\n'
 CHUNK = (
     b'data: {"id":"chatcmpl-000000000000000000000000","object":"chat.completion.chunk","created":1700000000,'
     b'"model":"bench","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}\n\n'
@@ -74,22 +75,22 @@ SHORT = Load("1024 requests x 1 token", 1024, 64, 1)
 # ---- the client: a process of its own --------------------------------------------------------------------
 
 
-async def one_request(port: int, body: bytes, took: list[tuple[int, float]]) -> None:
-    """A raw-socket request; counts the events with text."""
+async def one_request(port: int, body: bytes, tokens: int, took: list[tuple[int, float]]) -> None:
+    """A raw-socket request; counts the events with text, and wants every token accounted for."""
     began = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
     writer.write(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
     events, first, tail = 0, 0.0, b""
     while piece := await reader.read(65536):
-        count = piece.count(b'"content":')
+        count = piece.count(b'"content":"') - piece.count(b'"content":""')
         if count and not first:
             first = time.perf_counter() - began
         events += count
-        tail = (tail + piece)[-64:]
+        tail = (tail + piece)[-1024:]
     writer.close()
-    if b"data: [DONE]" not in tail:
-        raise RuntimeError(f"a stream ended without [DONE]: {tail!r}")
+    if b"data: [DONE]" not in tail or b'"completion_tokens":%d' % tokens not in tail:
+        raise RuntimeError(f"a stream did not end as it should: {tail!r}")
     took.append((events, first))
 
 
@@ -102,8 +103,9 @@ async def client(port: int, load: Load) -> dict[str, float]:
         content = f"question {number} {secrets.token_hex(8)}"
         fields = {"model": MODEL_NAME, "messages": [{"role": "user", "content": content}]}
         options = {"max_tokens": load.tokens, "stream": True, "ignore_eos": True}
+        usage = {"stream_options": {"include_usage": True}}
         async with gate:
-            await one_request(port, json.dumps(fields | options).encode(), took)
+            await one_request(port, json.dumps(fields | options | usage).encode(), load.tokens, took)
 
     began = time.perf_counter()
     await asyncio.gather(*(go(number) for number in range(load.requests)))
@@ -131,7 +133,7 @@ async def bare_app(_scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(step - loop.time() % step)
         await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
     await asyncio.sleep(step - loop.time() % step)
-    await send({"type": "http.response.body", "body": CHUNK + b"data: [DONE]\n\n"})
+    await send({"type": "http.response.body", "body": CHUNK + USAGE % tokens})
 
 
 def serve_bare(port: int) -> None:
@@ -349,14 +351,15 @@ def median(results: Rounds, target: str, load: Load, field: str) -> float | None
 
 def print_table(results: Rounds) -> None:
     """One line per target and load."""
-    print(f"{'':26}{'load':26}{'us/token':>10}{'ms/request':>12}{'TTFT p50':>10}{'p99 ms':>9}{'wall s':>8}")
+    print(
+        f"{'':26}{'load':26}{'events':>8}{'us/token':>10}{'ms/request':>12}{'TTFT p50':>10}{'p99 ms':>9}{'wall s':>8}"
+    )
     for target, loads in results.items():
         for load in (STREAMS, SHORT):
-            cells = [statistics.median(r[f] for r in loads[load.name]) for f in
-                     ("us_per_token", "ms_per_request", "ttft_p50_ms", "ttft_p99_ms", "wall_s")]  # fmt: skip
-            print(
-                f"{target:26}{load.name:26}{cells[0]:10.1f}{cells[1]:12.3f}{cells[2]:10.1f}{cells[3]:9.1f}{cells[4]:8.2f}"
-            )
+            fields = ("events", "us_per_token", "ms_per_request", "ttft_p50_ms", "ttft_p99_ms", "wall_s")
+            cells = [statistics.median(r[field] for r in loads[load.name]) for field in fields]
+            numbers = "{:8.0f}{:10.1f}{:12.3f}{:10.1f}{:9.1f}{:8.2f}".format(*cells)
+            print(f"{target:26}{load.name:26}{numbers}")
 
 
 def figures(results: Rounds, rounds: int, peer_version: str | None) -> list[dict[str, Any]]:

@@ -80,7 +80,8 @@ class Generation:
             if attempt is None:
                 continue
             try:
-                outputs = await attempt.inbox.take()
+                while not (outputs := attempt.inbox.take()):
+                    await attempt.inbox.arrival()
             except WorkerLostError as error:
                 self._try_another("connection", str(error), _name(attempt.routed))
                 continue

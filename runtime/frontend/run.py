@@ -20,6 +20,8 @@ from dynamoc.runtime.plane.messages import Sampling
 Show = Callable[[int, Piece], bytes]
 """Takes a piece of the choice with that index; what is to be written now, often nothing."""
 
+Write = Callable[[bytes], Awaitable[None]]
+
 
 class Run:
     """Runs a job once, by `whole` or by `stream`. `began` and `deadline` are on the monotonic clock."""
@@ -57,13 +59,12 @@ class Run:
         usage = self._answer.usage(self._usage()) if self._job.include_usage else b""
         await stream.end(events.last + usage + DONE)
 
-    async def _generate_all(self, show: Show, write: Callable[[bytes], Awaitable[None]]) -> None:
-        await _all_or_error(
-            [
-                self._generate(index, prompt, sampling, show, write)
-                for index, (prompt, sampling) in enumerate(self._job.choices())
-            ]
-        )
+    def _generate_all(self, show: Show, write: Write) -> Awaitable[None]:
+        runs = [
+            self._generate(index, prompt, sampling, show, write)
+            for index, (prompt, sampling) in enumerate(self._job.choices())
+        ]
+        return runs[0] if len(runs) == 1 else _all_or_error(runs)
 
     async def _generate(
         self,
@@ -71,7 +72,7 @@ class Run:
         prompt: Sequence[int],
         sampling: Sampling,
         show: Show,
-        write: Callable[[bytes], Awaitable[None]],
+        write: Write,
     ) -> None:
         choice = Choice(Detokenizer(self._tokenizer, prompt), self._job.stops, sampling.stop_token_ids)
         generation = Generation(self._backend, prompt, sampling, self._deadline)
@@ -162,9 +163,6 @@ async def _write_nothing(_: bytes) -> None:
 
 async def _all_or_error(runs: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run all at once; the first error ends the others and is raised."""
-    if len(runs) == 1:
-        await runs[0]
-        return
     try:
         async with asyncio.TaskGroup() as group:
             for run in runs:

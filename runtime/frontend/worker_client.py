@@ -53,16 +53,18 @@ class Inbox:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def take(self) -> list[TokenOutput]:
-        """All outputs that came since the last time, at least one; then the error, if there is one."""
-        while not self._outputs:
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+    def take(self) -> list[TokenOutput]:
+        """All outputs that came since the last time; if there are none, the error, if there is one."""
+        if not self._outputs and self._error is not None:
+            raise self._error
         outputs, self._outputs = self._outputs, []
         self._unread = 0
         return outputs
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Done with the next output or error; asked for when there was nothing to take."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
 
 
 class WorkerLink:
