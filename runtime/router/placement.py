@@ -84,6 +84,12 @@ class Placer:
         """Whether any worker that produces tokens would take one more request."""
         return any(not worker.is_saturated for worker in self._members.serving.workers)
 
+    def is_picky(self, ask: Ask) -> bool:
+        """Whether there are workers that may not take the request."""
+        serving = self._members.serving
+        fitting = serving.fitting(ask.prompt_tokens, ask.max_tokens)
+        return bool(ask.avoid) or len(fitting) < len(serving.workers)
+
     def place(self, ask: Ask) -> Placement | Blocked:
         """Choose for one request."""
         serving = _candidates(self._members.serving, ask, ask.max_tokens)

@@ -186,9 +186,6 @@ class Service:
         reason = self._placer.too_long(ask)
         if reason is not None:
             self._refuse(ask, "too_long", reason)
-        elif self._queue:
-            self._enqueue(ask)
-            self._serve_queue()
         elif self._try(ask) is not None:
             self._enqueue(ask)
 
@@ -248,14 +245,17 @@ class Service:
             self._refuse(ask, "overloaded", f"{len(self._queue)} requests wait for a worker already")
 
     def _serve_queue(self) -> None:
-        """Place what can be placed, in order. Only a request that avoids somebody lets others pass."""
+        """Place what can be placed, in order. Only a request that is picky about workers lets others pass.
+
+        It follows every event that makes room, so a request that has just come takes room from none that waits.
+        """
         if not self._queue or not self._placer.has_room():
             return
         for ask in self._queue:
             blocked = self._try(ask)
             if blocked is None:
                 self._queue.remove(ask.owner, ask.request_id)
-            elif not ask.avoid:
+            elif not self._placer.is_picky(ask):
                 break
         self._set_timer()
 

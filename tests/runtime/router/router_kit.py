@@ -171,7 +171,7 @@ class Bench:
     async def metric(self, name: str, value: float, within_s: float = 5.0) -> None:
         """Wait until a metric has that value."""
         async with asyncio.timeout(within_s):
-            while (await self.metrics()).get(name) != value:  # noqa: ASYNC110 - the router is asked as a stranger would
+            while (await self.metrics()).get(name) != value:
                 await asyncio.sleep(0.01)
 
     async def close(self) -> None:

@@ -149,6 +149,18 @@ async def test_prefill_follows_the_prefix_and_decode_the_load(bench: Bench) -> N
     await bench.metric('dynamoc_router_requests_total{outcome="disaggregated"}', 2)
 
 
+@scenario(PREFILL, DECODE, DECODE, prefill_load_scale=10.0)
+async def test_a_prompt_computed_elsewhere_is_no_work_for_decode(bench: Bench) -> None:
+    await bench.worker("prefill-0")
+    holder = await bench.worker("decode-0")
+    await bench.worker("decode-1")
+    holder.send(stored_events(0, PROMPT))
+    holder.send(LoadReport(running=1, waiting=0, active_blocks=20, cached_blocks=8))
+    await bench.metric('dynamoc_router_index_blocks{worker="decode-0"}', 8)
+    frontend = await bench.frontend()
+    assert names(await frontend.route(1, PROMPT)) == ("decode-1", "prefill-0")
+
+
 @scenario(PREFILL, DECODE, bypass_below_tokens=9)
 async def test_a_prompt_nearly_cached_on_decode_needs_no_prefill_worker(bench: Bench) -> None:
     await bench.worker("prefill-0")
@@ -300,6 +312,46 @@ async def test_what_fits_no_worker_is_refused_at_once(bench: Bench) -> None:
 
 
 @scenario(AGG, AGG)
+async def test_a_request_for_a_busy_large_worker_lets_small_ones_pass(bench: Bench) -> None:
+    await bench.worker("aggregated-0", context_length=64, max_sequences=1)
+    await bench.worker("aggregated-1", context_length=128, max_sequences=1)
+    frontend = await bench.frontend()
+    large, small = [0] * 100, [0] * 8
+    for request_id in (1, 2):
+        assert names(await frontend.route(request_id, large))[0] == "aggregated-1"
+    frontend.ask(3, large)
+    for request_id in (4, 5):
+        assert names(await frontend.route(request_id, small))[0] == "aggregated-0"
+    frontend.ask(6, small)
+    await bench.metric("dynamoc_router_queued_requests", 2)
+    frontend.send(RequestEnded(4))
+    assert (await frontend.hear(Routed)).request_id == 6
+    frontend.send(RequestEnded(1))
+    assert (await frontend.hear(Routed)).request_id == 3
+
+
+@scenario(AGG)
+async def test_a_request_asked_again_is_charged_once(bench: Bench) -> None:
+    await bench.worker("aggregated-0")  # takes 4 requests
+    frontend = await bench.frontend()
+    for _ in range(10):
+        assert names(await frontend.route(1, PROMPT))
+    for request_id in (2, 3, 4):
+        assert names(await frontend.route(request_id, PROMPT))
+
+
+@scenario(AGG, AGG)
+async def test_a_new_life_of_an_avoided_worker_comes_after_the_others(bench: Bench) -> None:
+    await bench.worker("aggregated-0", incarnation=1)
+    other = await bench.worker("aggregated-1")
+    other.send(LoadReport(running=3, waiting=0, active_blocks=60, cached_blocks=0))
+    frontend = await bench.frontend()
+    await asyncio.sleep(0.05)
+    assert names(await frontend.route(1, PROMPT, avoid=("aggregated-0@0",)))[0] == "aggregated-1"
+    assert names(await frontend.route(2, PROMPT))[0] == "aggregated-0"
+
+
+@scenario(AGG, AGG)
 async def test_avoided_workers_get_the_request_only_in_a_new_life(bench: Bench) -> None:
     first, _ = await bench.worker("aggregated-0"), await bench.worker("aggregated-1")
     frontend = await bench.frontend()
@@ -363,6 +415,23 @@ async def test_a_higher_incarnation_replaces_and_a_stale_one_is_refused(bench: B
     routed = await frontend.route(1, PROMPT)
     assert isinstance(routed, Routed)
     assert routed.worker.incarnation == 4
+
+
+@scenario(AGG)
+async def test_a_new_life_may_have_another_layout(bench: Bench) -> None:
+    old = await bench.worker("aggregated-0")
+    await bench.worker("aggregated-0", incarnation=1, layout_digest="x")
+    await old.lost()
+
+
+@scenario(AGG, AGG)
+async def test_a_worker_that_dials_again_keeps_its_load(bench: Bench) -> None:
+    for name in ("aggregated-0", "aggregated-1"):
+        await bench.worker(name)
+    frontend = await bench.frontend()
+    busy = names(await frontend.route(1, PROMPT))[0]
+    await bench.worker(busy)  # the same life, on a new connection
+    assert names(await frontend.route(2, OTHER))[0] != busy
 
 
 @scenario(AGG, AGG)
