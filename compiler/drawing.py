@@ -62,8 +62,10 @@ def to_mermaid(plan: Plan) -> str:
 
 
 def _components(plan: Plan) -> Iterator[Component]:
-    """In the order of the plan, not of the text."""
-    return iter({process.component.name: process.component for process in plan.processes}.values())
+    """In the order requests pass them, not of the text."""
+    import networkx as nx
+
+    return (plan.graph.component(name) for name in nx.lexicographical_topological_sort(plan.graph.digraph()))
 
 
 def _edges(plan: Plan) -> list[Edge]:
