@@ -12,7 +12,7 @@ from torch.nn.functional import rms_norm, silu
 from dynamoc.runtime.engines.native.attention.protocol import Attention
 from dynamoc.runtime.engines.native.linear import Linear, MakeLinear
 from dynamoc.runtime.engines.native.models.config import ModelConfig
-from dynamoc.runtime.engines.native.rotary import Rotary
+from dynamoc.runtime.engines.native.models.rotary import Rotary
 from dynamoc.runtime.engines.native.weights import Shape, Weights
 
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
