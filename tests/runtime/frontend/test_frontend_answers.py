@@ -33,6 +33,8 @@ def test_chat_whole_and_streamed_agree_and_are_counted(tmp_path: Path) -> None:
             assert usage["choices"] == []
             assert all(chunk["usage"] is None for chunk in chunks[:-1])
             ids = unpack_tokens(stack.workers[0].generates[0].tokens)
+            prompt = "<bos>hello the fox<eos>"
+            assert ids == stack.tokenizer.encode(prompt, add_special_tokens=False).ids
             assert usage["usage"] == whole["usage"]
             assert usage["usage"] == {
                 "prompt_tokens": len(ids),
@@ -137,7 +139,7 @@ def test_characters_never_come_in_halves(tmp_path: Path) -> None:
             ids = len(stack.tokenizer.encode(prompt).ids)
             assert ids > len(prompt)
             chunks = events(await stack.complete(prompt, max_tokens=2 * ids, stream=True))
-            cut = (await stack.complete(prompt, max_tokens=ids + 1)).json()["choices"][0]["text"]
+            cut = (await stack.complete(prompt, max_tokens=ids + 2)).json()["choices"][0]["text"]
 
             pieces = [chunk["choices"][0]["text"] for chunk in chunks]
             assert "".join(pieces) == prompt * 2
@@ -175,8 +177,9 @@ def test_completion_logprobs_leave_out_what_the_stop_string_cut(tmp_path: Path) 
 
             logprobs = answer["logprobs"]
             assert answer["text"] == "hello the quick brown"
-            assert "".join(logprobs["tokens"]) == answer["text"]
-            lengths = [len(token) for token in logprobs["tokens"]]
+            assert logprobs["tokens"][0] == "<bos>"
+            assert "".join(logprobs["tokens"][1:]) == answer["text"]
+            lengths = [0, *map(len, logprobs["tokens"][1:])]
             assert logprobs["text_offset"] == [0, *itertools.accumulate(lengths[:-1])]
             assert logprobs["token_logprobs"] == [-0.25] * len(lengths)
             assert all(len(top) == 1 for top in logprobs["top_logprobs"])

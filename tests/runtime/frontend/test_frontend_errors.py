@@ -47,7 +47,6 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str | None, str]] = [
 ]
 
 WRONG_COMPLETIONS: list[tuple[dict[str, Any], str | None, str]] = [
-    ({"prompt": ""}, "prompt", "no tokens"),
     ({"prompt": []}, "prompt", "empty"),
     ({"prompt": [[]]}, "prompt", "no tokens"),
     ({"prompt": [1, "a"]}, "prompt", "token ids"),

@@ -23,7 +23,7 @@ async def until(condition: object, limit_s: float = 5.0) -> None:
     """Wait for something another process does."""
     assert callable(condition)
     async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110  what it waits for is in another process
+        while not condition():
             await asyncio.sleep(0.01)
 
 
