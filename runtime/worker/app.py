@@ -29,7 +29,7 @@ async def run(context: Context) -> int:
         engine = await _load(context, stop)
         return 0 if engine is None else await _serve(context, engine, stop)
     except (OSError, ValueError, RuntimeError) as error:
-        log.critical("cannot start: %s", error)
+        log.critical("%s", error)
         context.notifier.failed(str(error))
         return 1
 
