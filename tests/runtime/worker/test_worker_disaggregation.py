@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from worker_rig import BLOCK_SIZE, Run, make_run, running, until, worker_settings
 
+from dynamoc.runtime.manifest import WorkerSettings
+
 P, D = "prefill-0", "decode-0"
 PROMPT = list(range(3000, 3100))
 BLOCKS = -(-len(PROMPT) // BLOCK_SIZE)
@@ -201,7 +203,7 @@ def test_a_stopped_prefill_worker_is_survived(tmp_path: Path) -> None:
         (worker_settings("mocker", "tcp"), "transport `shm` was offered, the plan gave me `tcp`"),
     ],
 )
-def test_a_refused_pool_is_an_error_and_never_a_fallback(tmp_path: Path, prefill: object, message: str) -> None:
+def test_a_refused_pool_is_an_error_and_never_a_fallback(tmp_path: Path, prefill: WorkerSettings, message: str) -> None:
     async def test() -> None:
         decode = worker_settings("mocker", "shm")
         async with running(make_run(tmp_path, "shm", prefill_0=prefill, decode_0=decode), P, D) as run:
