@@ -266,6 +266,9 @@ class Service:
         self._set_timer()
 
     def _why_late(self, ask: Ask) -> tuple[str, str]:
+        reason = self._placer.too_long(ask)  # nobody was there to tell when it came
+        if reason is not None:
+            return "too_long", reason
         if self._placer.place(ask) is Blocked.NO_WORKER:
             return "no_worker", "no worker that may take the request has registered"
         return "timeout", "all workers had more work than they can run"

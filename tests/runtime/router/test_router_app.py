@@ -256,6 +256,27 @@ async def test_saturation_queues_then_refuses_then_times_out(bench: Bench) -> No
     assert (late.request_id, late.code) == (5, "timeout")
 
 
+@scenario(AGG, queue_timeout_s=0.3)
+async def test_what_waited_for_a_worker_that_is_too_small_is_told_so(bench: Bench) -> None:
+    frontend = await bench.frontend()
+    frontend.ask(1, [0] * 126)
+    await bench.metric("dynamoc_router_queued_requests", 1)
+    await bench.worker("aggregated-0")
+    assert (await frontend.hear(RouteRefused)).code == "too_long"
+
+
+@scenario(AGG)
+async def test_a_worker_that_reports_less_work_gets_what_waits(bench: Bench) -> None:
+    worker = await bench.worker("aggregated-0")
+    worker.send(LoadReport(running=2, waiting=2, active_blocks=4, cached_blocks=0))  # of a router before this one
+    await asyncio.sleep(0.05)
+    frontend = await bench.frontend()
+    frontend.ask(1, PROMPT)
+    await bench.metric("dynamoc_router_queued_requests", 1)
+    worker.send(LoadReport(running=2, waiting=1, active_blocks=4, cached_blocks=0))
+    assert (await frontend.hear(Routed)).request_id == 1
+
+
 @scenario(AGG)
 async def test_a_backlog_of_prompt_tokens_saturates(bench: Bench) -> None:
     await bench.worker("aggregated-0", max_sequences=1000, max_batched_tokens=4)
