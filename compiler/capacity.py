@@ -83,8 +83,7 @@ def _gpus(components: Sequence[Component]) -> int:
 
 def gpus_of(component: Component) -> int:
     """GPUs of one replica."""
-    options = component.worker
-    return options.parallel.gpus if options is not None and options.device == "cuda" else 0
+    return component.worker.allotted if component.worker is not None else 0
 
 
 def _sum(components: Sequence[Component]) -> str:

@@ -27,7 +27,7 @@ CODES: Mapping[str, str] = {
     "D201": "unknown component",
     "D202": "malformed edge",
     "D203": "a transport on an edge that moves no KV",
-    "D204": "unknown or unavailable engine",
+    "D204": "unknown engine",
     "D205": "nothing is known of the model",
     "D206": "a rule that cannot be waived",
     "D207": "a waiver that waives nothing",

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from dynamoc.compiler.graph import Geometry, WorkerOptions
+from dynamoc.compiler.flags import Reading
+from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.graph import SIZES, Model, Parallelism, WorkerOptions
+from dynamoc.runtime.manifest import Role, Word
 
 DIALECTS: Mapping[str, str] = {
     "native": "dynamoc.compiler.engines.native",
+    "vllm": "dynamoc.compiler.engines.vllm",
+    "sglang": "dynamoc.compiler.engines.sglang",
+    "trtllm": "dynamoc.compiler.engines.trtllm",
     "mocker": "dynamoc.compiler.engines.mocker",
     "echo": "dynamoc.compiler.engines.echo",
 }
@@ -23,7 +29,7 @@ class EngineCapabilities:
     devices: tuple[str, ...]
     dimensions: tuple[str, ...]
     """Parallel dimensions that may be larger than 1."""
-    dtypes: tuple[str, ...]
+    dtypes: tuple[str, ...] | None
     kv_dtypes: tuple[str, ...] | None
     """None: KV is kept in `dtype`."""
     divides_model: bool
@@ -31,7 +37,57 @@ class EngineCapabilities:
     shards_blocks: bool
     """The bytes of a block depend on `tp`, so both sides of a KV edge must have the same."""
     block_sizes: tuple[int, ...] | None = None
+    spans_nodes: bool = False
+    """A worker may be several processes, one a node."""
+    external: bool = False
+    """A program of its own, started with its own words: it sizes its KV pool and decides what was not written."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a worker where neither the spec nor `args` say."""
     arguments: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedWorker:
+    """One process of a worker, as its dialect must know it. `nodes` are those of the worker, in order of its ranks."""
+
+    role: Role
+    options: WorkerOptions
+    model: Model
+    nodes: tuple[int, ...]
+    part: int
+    """Which of the worker's processes this is; 0 leads."""
+    gpus: tuple[int, ...]
+    ports: Mapping[str, int]
+    """Of the leading process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Words after the interpreter, variables, and files the words name, by name."""
+
+    words: tuple[Word, ...]
+    env: Mapping[str, Word] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class OwnEngine:
+    """What engines of this package have in common: their sizes are those of the spec."""
+
+    def read(self, args: Mapping[str, Any]) -> Reading:
+        """Their options are no flags."""
+        del args
+        return Reading()
+
+    def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
+        """As written."""
+        del facts
+        tp, pp, dp, ep = (sizes.get(name, 1) for name in SIZES)
+        return Parallelism(tp, pp, dp, ep)
+
+    def command(self, worker: PlacedWorker) -> Command | None:
+        """They are started as workers of the runtime."""
+        del worker
+        return None
 
 
 class EngineDialect(Protocol):
@@ -39,6 +95,18 @@ class EngineDialect(Protocol):
 
     name: str
     capabilities: EngineCapabilities
+
+    def read(self, args: Mapping[str, Any]) -> Reading:
+        """What the engine's own options say in our words."""
+        ...
+
+    def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
+        """The sizes of a worker: what the spec says (`sizes`), else `args`, else the engine's defaults."""
+        ...
+
+    def command(self, worker: PlacedWorker) -> Command | None:
+        """How one process of a worker is started; None where the engine is part of this package."""
+        ...
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:
         """Blocks of the KV pool; None where only the user can say."""

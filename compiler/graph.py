@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from dynamoc.compiler.diagnostics import Path
+from dynamoc.compiler.flags import Reading
+from dynamoc.compiler.geometry import Geometry
 from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+SIZES = ("tp", "pp", "dp", "ep")
 
 
 class EdgeKind(StrEnum):
@@ -18,21 +25,6 @@ class EdgeKind(StrEnum):
 
     REQUEST = "request"
     KV = "kv"
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What the compiler knows of a model: enough for divisibility and KV bytes. From a card or a config.json."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    context_length: int
-    intermediate: int | None = None
-    """Width of the MLP (of one expert, in a mixture); None when unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +36,59 @@ class Model:
     revision: str | None
     path: str | None
     geometry: Geometry | None
+    precision: str | None = None
+    """What the user says of the weights; where the card says otherwise, the geometry is not `exact`."""
     at: Path = field(compare=False, repr=False, default=())
 
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """Sizes of one worker: it has tp x pp x dp GPUs; ep divides those."""
+    """Sizes of one worker as its dialect reads them: tp x pp x cp ranks, times dp unless that is inside tp.
+
+    `cp` counts context-parallel ranks beside tp, `attention_cp` those inside it; ep divides the ranks.
+    """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     ep: int = 1
+    cp: int = 1
+    attention_cp: int = 1
+    dp_inside_tp: bool = False
 
     @property
     def gpus(self) -> int:
-        """GPUs of one worker."""
-        return self.tp * self.pp * self.dp
+        """World size: ranks of one worker, a GPU each."""
+        return math.prod(self.factors.values())
+
+    @property
+    def factors(self) -> dict[str, int]:
+        """What multiplies to the world size."""
+        factors = {"tp": self.tp, "pp": self.pp}
+        factors |= {} if self.dp_inside_tp else {"dp": self.dp}
+        return factors | ({"cp": self.cp} if self.cp > 1 else {})
+
+    @property
+    def arithmetic(self) -> str:
+        """The multiplication, spelled: `tp x pp x dp = 4 x 1 x 2 = 8`."""
+        factors = self.factors
+        return f"{' x '.join(factors)} = {' x '.join(map(str, factors.values()))} = {self.gpus}"
+
+    @property
+    def attention_tp(self) -> int:
+        """Ranks over which attention heads divide; 1 or more even where the sizes do not divide."""
+        inside = self.attention_cp * (self.dp if self.dp_inside_tp else 1)
+        return max(1, self.tp // inside)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What a component of workers was told, defaults filled. `kv_blocks` or `kv_bytes` sizes the pool."""
+    """What a component of workers was told, defaults filled. `kv_blocks` or `kv_bytes` sizes the pool.
+
+    Where an engine decides for itself and nothing was written, `context_length`, `max_batched_tokens` and
+    `max_sequences` are 0, and `dtype` and `kv_dtype` are `auto`. `reading` is what `args` say in our words,
+    `written` names the fields of the spec that the user wrote.
+    """
 
     engine: str
     version: str | None
@@ -81,6 +105,26 @@ class WorkerOptions:
     cpus: int | None
     parallel: Parallelism
     args: dict[str, Any]
+    gpus: int | None = None
+    """GPUs allotted to one worker; None: as many as it has ranks."""
+    nodes: int | None = None
+    nodes_per_worker: int | None = None
+    image: str | None = None
+    entrypoint: str = "native"
+    reading: Reading = field(default_factory=Reading)
+    written: frozenset[str] = frozenset()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What `args` say, by fact."""
+        return self.reading.facts
+
+    @property
+    def allotted(self) -> int:
+        """GPUs one worker has, whether it uses them or not."""
+        if self.device != "cuda":
+            return 0
+        return self.parallel.gpus if self.gpus is None else self.gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +139,14 @@ class Component:
     worker: WorkerOptions | None = None
     router: RouterSettings | None = None
     frontend: FrontendSettings | None = None
+    image: str | None = None
     at: Path = field(compare=False, repr=False, default=())
+
+    def where(self, fact: str) -> Path:
+        """Where a fact of the worker stands in the spec, or may be written."""
+        if self.worker is not None and fact in self.worker.reading.spelled:
+            return (*self.at, "args", *self.worker.reading.spelled[fact])
+        return (*self.at, "parallel", fact) if fact in SIZES else (*self.at, fact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +162,13 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The traffic the user expects, in tokens."""
+    """The traffic the user expects: lengths in tokens, requests in flight, requests per second (`inf`: all at once)."""
 
     isl: int
     osl: int
+    concurrency: tuple[int, ...] = ()
+    concurrency_per_gpu: float | None = None
+    request_rate: float | None = None
     at: Path = field(compare=False, repr=False, default=())
 
 
@@ -135,6 +189,8 @@ class Graph:
     components: tuple[Component, ...]
     edges: tuple[Edge, ...]
     same_node: tuple[tuple[str, ...], ...] = ()
+    reserve_nodes: int = 0
+    time_limit_s: float | None = None
     load: Load | None = None
     allow: tuple[Allowance, ...] = ()
 

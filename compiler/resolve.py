@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from dynamoc.compiler.codes import CODES, NEVER_WAIVED
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, Waiver, spell
-from dynamoc.compiler.dialect import DIALECTS
+from dynamoc.compiler.dialect import DIALECTS, dialect
 from dynamoc.compiler.edges import resolve_edges, unknown_component
 from dynamoc.compiler.edits import leaves
+from dynamoc.compiler.geometry import WIDTHS, Geometry
 from dynamoc.compiler.graph import (
     Allowance,
     Component,
-    Geometry,
     Graph,
     Load,
     Model,
-    Parallelism,
-    WorkerOptions,
 )
 from dynamoc.compiler.models import ModelLibrary, ModelTextError
+from dynamoc.compiler.options import WORKER_DEFAULTS, build_options, merge, merge_args
 from dynamoc.compiler.scalars import plain
-from dynamoc.compiler.spec import FrontendSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
+from dynamoc.compiler.spec import FrontendSpec, LoadSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
 from dynamoc.compiler.units import as_written
 from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
 
 DEFAULT_PORT = 8000
-LATER_ENGINES = ("vllm", "sglang", "trtllm")
 KV_POLICY_FIELDS = ("overlap_credit", "prefill_load_scale", "temperature")
-WORKER_DEFAULTS: Mapping[str, Any] = {
-    "replicas": 1,
-    "engine": "native",
-    "device": "cpu",
-    "dtype": "bfloat16",
-    "block_size": 16,
-    "max_batched_tokens": 2048,
-    "max_sequences": 64,
-    "prefix_caching": True,
-}
-
 Settings = TypeVar("Settings", FrontendSettings, RouterSettings)
 
 
@@ -57,7 +45,9 @@ def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
         components=components,
         edges=resolve_edges(spec, report),
         same_node=_same_node(spec, report),
-        load=None if spec.load is None else Load(spec.load.isl, spec.load.osl, at=("load",)),
+        reserve_nodes=(spec.placement.reserve_nodes if spec.placement is not None else None) or 0,
+        time_limit_s=spec.time_limit,
+        load=None if spec.load is None else _load(spec.load),
         allow=allowed,
     )
 
@@ -65,7 +55,16 @@ def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
 def _model(model: ModelSpec, geometry: Geometry | None) -> Model:
     ref = model.ref or str(model.path).rstrip("/").rpartition("/")[2]
     served = model.served_name or ref.rpartition("/")[2]
-    return Model(ref, served, model.revision, model.path, geometry, at=("model",))
+    if geometry is not None and model.precision is not None and geometry.width != WIDTHS[model.precision]:
+        geometry = replace(geometry, exact=False)
+    return Model(ref, served, model.revision, model.path, geometry, model.precision, at=("model",))
+
+
+def _load(load: LoadSpec) -> Load:
+    several = load.concurrency if isinstance(load.concurrency, list) else [load.concurrency]
+    concurrency = tuple(int(number) for number in several if number is not None)
+    rate = None if load.request_rate is None else float(load.request_rate)
+    return Load(int(load.isl), int(load.osl), concurrency, load.concurrency_per_gpu, rate, at=("load",))
 
 
 def _geometry(spec: Spec, report: Reporter, models: ModelLibrary) -> Geometry | None:
@@ -82,8 +81,8 @@ def _geometry(spec: Spec, report: Reporter, models: ModelLibrary) -> Geometry | 
         return None
     if geometry is not None:
         return geometry
-    silent = [n for n, c in spec.components.items() if isinstance(c, WorkerSpec) and c.context_length is None]
-    if silent and (spec.defaults is None or spec.defaults.context_length is None):
+    silent = [n for n, c in spec.components.items() if isinstance(c, WorkerSpec) and _needs_model(c, spec)]
+    if silent:
         report.error(
             "D205",
             f"nothing is known of the model `{model.path or model.ref}`",
@@ -94,6 +93,14 @@ def _geometry(spec: Spec, report: Reporter, models: ModelLibrary) -> Geometry | 
     return None
 
 
+def _needs_model(worker: WorkerSpec, spec: Spec) -> bool:
+    """Whether the context length of a worker follows from the model; other programs look at the model themselves."""
+    written = merge(worker, spec.defaults or WorkerFields())
+    engine = written.get("engine", WORKER_DEFAULTS["engine"])
+    external = engine in DIALECTS and dialect(engine).capabilities.external
+    return not external and "context_length" not in written
+
+
 def _component(spec: Spec, name: str, geometry: Geometry | None, report: Reporter) -> Component:
     component = spec.components[name]
     at: Path = ("components", name)
@@ -102,53 +109,42 @@ def _component(spec: Spec, name: str, geometry: Geometry | None, report: Reporte
     if isinstance(component, FrontendSpec):
         settings = _settings(component, FrontendSettings)
         port = component.port or DEFAULT_PORT
-        return Component(name, role, component.replicas or 1, env, port=port, frontend=settings, at=at)
+        replicas = component.replicas or 1
+        return Component(name, role, replicas, env, port=port, frontend=settings, image=component.image, at=at)
     if isinstance(component, RouterSpec):
         _check_router(component, at, report)
         return Component(name, role, 1, env, router=_settings(component, RouterSettings), at=at)
-    defaults = spec.defaults or WorkerFields()
-    merged = _merged(component, defaults)
-    if component.engine is not None:
-        _check_engine(component.engine, (*at, "engine"), report)
-    if "version" in merged and merged["engine"] in DIALECTS:
-        _no_effect((*at, "version"), f"the engine `{merged['engine']}` has the version of dynamoc", report)
-    env = {**(defaults.env or {}), **env}
-    return Component(name, role, merged["replicas"], env, worker=_options(merged, geometry), at=at)
+    return _worker(name, component, spec.defaults or WorkerFields(), geometry, report)
 
 
-def _merged(worker: WorkerSpec, defaults: WorkerFields) -> dict[str, Any]:
-    """Own fields over the file's defaults over ours; `args`, `env` and `parallel` key by key."""
-    own = {key: value for key, value in worker if value is not None}
-    common = {key: value for key, value in defaults if value is not None}
-    if "kv_blocks" in own or "kv_memory" in own:
-        common.pop("kv_blocks", None)
-        common.pop("kv_memory", None)
-    merged = {**WORKER_DEFAULTS, **common, **own}
-    merged["args"] = {**(defaults.args or {}), **(worker.args or {})}
-    sizes = [part for part in (defaults.parallel, worker.parallel) if part is not None]
-    merged["parallel"] = {key: size for part in sizes for key, size in part if size is not None}
-    return merged
+def _worker(
+    name: str, worker: WorkerSpec, defaults: WorkerFields, geometry: Geometry | None, report: Reporter
+) -> Component:
+    """A pool of workers; of an engine that is not known it is read as one of ours."""
+    at: Path = ("components", name)
+    written = merge(worker, defaults)
+    if worker.engine is not None:
+        _check_engine(worker.engine, (*at, "engine"), report)
+    wanted = written.get("engine", WORKER_DEFAULTS["engine"])
+    engine = dialect(wanted if wanted in DIALECTS else WORKER_DEFAULTS["engine"])
+    if not engine.capabilities.external and wanted in DIALECTS:
+        _check_own(written, at, engine.name, report)
+    options = build_options(written, merge_args(engine, worker, defaults), engine, geometry)
+    env = {**(defaults.env or {}), **(worker.env or {})}
+    replicas = written.get("replicas", WORKER_DEFAULTS["replicas"])
+    return Component(name, Role(worker.role), replicas, env, worker=options, image=options.image, at=at)
 
 
-def _options(merged: Mapping[str, Any], geometry: Geometry | None) -> WorkerOptions:
-    context_length = merged.get("context_length") or (geometry.context_length if geometry else 1)
-    return WorkerOptions(
-        engine=merged["engine"],
-        version=merged.get("version"),
-        device=merged["device"],
-        dtype=merged["dtype"],
-        kv_dtype=merged.get("kv_dtype", merged["dtype"]),
-        block_size=merged["block_size"],
-        kv_blocks=merged.get("kv_blocks"),
-        kv_bytes=merged.get("kv_memory"),
-        context_length=context_length,
-        max_batched_tokens=merged["max_batched_tokens"],
-        max_sequences=merged["max_sequences"],
-        prefix_caching=merged["prefix_caching"],
-        cpus=merged.get("cpus"),
-        parallel=Parallelism(**merged["parallel"]),
-        args=plain(merged["args"]),
-    )
+def _check_own(written: Mapping[str, Any], at: Path, engine: str, report: Reporter) -> None:
+    """Fields that only engines have which are programs of their own."""
+    why = {
+        "version": f"the engine `{engine}` has the version of dynamoc",
+        "image": f"the engine `{engine}` is part of dynamoc",
+        "entrypoint": f"the engine `{engine}` is part of dynamoc",
+    }
+    for field, reason in why.items():
+        if field in written:
+            _no_effect((*at, field), reason, report)
 
 
 def _settings(spec: FrontendSpec | RouterSpec, kind: type[Settings]) -> Settings:
@@ -201,10 +197,7 @@ def _check_engine(engine: str, at: Path, report: Reporter) -> None:
     if engine in DIALECTS:
         return
     known = ", ".join(f"`{name}`" for name in DIALECTS)
-    if engine in LATER_ENGINES:
-        message = f"the engine `{engine}` is not available in this version"
-    else:
-        message = f"the engine `{engine}` is not known"
+    message = f"the engine `{engine}` is not known"
     near = get_close_matches(engine, DIALECTS, 1) or ["native"]
     changes: tuple[Change, ...] = (Put(at, near[0]),)
     report.error(

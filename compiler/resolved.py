@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from dynamoc.compiler.graph import Component, Edge, Graph, WorkerOptions
+from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.graph import Component, Edge, Graph, Load, WorkerOptions
 from dynamoc.compiler.plan import Plan
 from dynamoc.runtime.manifest import RouterSettings
 
@@ -26,15 +28,34 @@ def resolved_spec(plan: Plan) -> dict[str, Any]:
             "path": model.path,
             "revision": model.revision,
             "served_name": model.served_name,
+            "precision": model.precision,
         },
         "components": {process.component.name: _component(plan, process.component) for process in plan.processes},
         "edges": [_edge(plan, edge) for edge in sorted(graph.edges, key=lambda e: (e.source, e.target))],
-        "placement": {"same_node": sorted(sorted(group) for group in graph.same_node)} if graph.same_node else None,
-        "load": {"isl": graph.load.isl, "osl": graph.load.osl} if graph.load else None,
+        "placement": _placement(graph),
+        "load": _load(graph.load) if graph.load else None,
+        "time_limit": _seconds(graph.time_limit_s) if graph.time_limit_s else None,
         "allow": _allow(graph),
     }
     cleaned: dict[str, Any] = _without_nothing(spec)
     return cleaned
+
+
+def _placement(graph: Graph) -> dict[str, Any] | None:
+    groups = sorted(sorted(group) for group in graph.same_node)
+    wishes = {"same_node": groups or None, "reserve_nodes": graph.reserve_nodes or None}
+    return wishes if any(wishes.values()) else None
+
+
+def _load(load: Load) -> dict[str, Any]:
+    rate = load.request_rate
+    return {
+        "isl": load.isl,
+        "osl": load.osl,
+        "concurrency": list(load.concurrency) or None,
+        "concurrency_per_gpu": load.concurrency_per_gpu,
+        "request_rate": "inf" if rate == math.inf else rate,
+    }
 
 
 def _allow(graph: Graph) -> list[dict[str, str]] | None:
@@ -46,6 +67,7 @@ def _component(plan: Plan, component: Component) -> dict[str, Any]:
     if component.frontend is not None:
         fields |= {
             "replicas": component.replicas,
+            "image": component.image,
             "port": component.port,
             "max_body": exact_size(component.frontend.max_body_bytes),
             "max_concurrent_requests": component.frontend.max_concurrent_requests,
@@ -56,6 +78,8 @@ def _component(plan: Plan, component: Component) -> dict[str, Any]:
     if component.worker is not None:
         blocks = next(p.kv_blocks for p in plan.processes if p.component is component)
         fields |= {"replicas": component.replicas} | _worker(component.worker, blocks)
+        if dialect(component.worker.engine).capabilities.external:
+            fields = _as_written(fields, component.worker)
     return fields | {"env": dict(sorted(component.env.items())) or None}
 
 
@@ -84,8 +108,21 @@ def _worker(options: WorkerOptions, kv_blocks: int) -> dict[str, Any]:
         "max_sequences": options.max_sequences,
         "prefix_caching": options.prefix_caching,
         "cpus": options.cpus,
+        "gpus": options.gpus,
+        "nodes_per_worker": options.nodes_per_worker,
+        "nodes": options.nodes,
+        "image": options.image,
+        "entrypoint": options.entrypoint if options.entrypoint != "native" else None,
         "args": options.args or None,
     }
+
+
+def _as_written(fields: dict[str, Any], options: WorkerOptions) -> dict[str, Any]:
+    """Without defaults that are the engine's own: written out they would become flags of its command."""
+    always = {"role", "replicas", "engine", "device", "args"}
+    kept = {name: value for name, value in fields.items() if name in always | options.written}
+    sizes = {name: size for name, size in fields["parallel"].items() if f"parallel.{name}" in options.written}
+    return kept | {"parallel": sizes or None}
 
 
 def _edge(plan: Plan, edge: Edge) -> str | dict[str, str]:

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
-from dynamoc.compiler.units import DURATION, SIZE, as_written, parse_duration, parse_size
+from dynamoc.compiler.units import (
+    DURATION,
+    SIZE,
+    TIME_LIMIT,
+    as_written,
+    parse_duration,
+    parse_size,
+    parse_time_limit,
+)
 
 NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -14,7 +22,11 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Written = Annotated[str, BeforeValidator(as_written), WithJsonSchema({"type": ["string", "number"]})]
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"type": "string", "pattern": SIZE})]
 Duration = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": DURATION})]
+TimeLimit = Annotated[
+    float, BeforeValidator(parse_time_limit), WithJsonSchema({"type": "string", "pattern": TIME_LIMIT})
+]
 Dtype = Literal["bfloat16", "float16", "float32", "fp8", "float8_e4m3fn", "float8_e5m2"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "int8", "fp4", "nvfp4", "mxfp4", "int4"]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Replicas = Annotated[int, Field(ge=1, le=10_000)]
 Environment = dict[Annotated[str, Field(pattern=VARIABLE)], Written]
@@ -45,6 +57,9 @@ class ModelSpec(_Part):
         description="What clients call the model; the last part of `ref` if left out.",
         examples=["smollm2"],
     )
+    precision: Precision | None = Field(
+        default=None, description="Precision of the weights, where it is not that of `ref`.", examples=["fp8"]
+    )
 
 
 class ParallelSpec(_Part):
@@ -60,8 +75,20 @@ class WorkerFields(_Part):
     """What `defaults` may say of all workers, and a worker of itself."""
 
     replicas: Replicas | None = Field(default=None, description="How many workers.", examples=[2])
-    engine: Text | None = Field(default=None, description="What computes: native, mocker or echo.", examples=["native"])
+    engine: Text | None = Field(
+        default=None,
+        description="What computes: native, vllm, sglang, trtllm, mocker or echo.",
+        examples=["native"],
+    )
     version: Written | None = Field(default=None, description="Version of the engine.", examples=["0.24.0"])
+    image: Text | None = Field(
+        default=None, description="Container image of the engine.", examples=["vllm/vllm-openai:v0.24.0"]
+    )
+    entrypoint: Literal["native", "dynamo"] | None = Field(
+        default=None,
+        description="Who starts the engine: its own server, or Dynamo's module of it.",
+        examples=["native"],
+    )
     device: Literal["cuda", "cpu"] | None = Field(
         default=None, description="Where the engine computes.", examples=["cpu"]
     )
@@ -70,8 +97,17 @@ class WorkerFields(_Part):
         default=None, description="Type of the KV cache; `dtype` if left out.", examples=["fp8"]
     )
     parallel: ParallelSpec | None = Field(
-        default=None, description="Parallel sizes of one worker.", examples=[{"tp": 2}]
+        default=None,
+        description="Parallel sizes of one worker; follow from `args` if left out.",
+        examples=[{"tp": 2}],
     )
+    gpus: Positive | None = Field(
+        default=None, description="GPUs allotted to one worker; as many as it has ranks if left out.", examples=[8]
+    )
+    nodes_per_worker: Positive | None = Field(
+        default=None, description="Nodes one worker spans; as few as hold its GPUs if left out.", examples=[2]
+    )
+    nodes: Positive | None = Field(default=None, description="Nodes that this component has for itself.", examples=[4])
     block_size: Positive | None = Field(default=None, description="Tokens of a KV block.", examples=[16])
     kv_blocks: Positive | None = Field(
         default=None, description="KV blocks of one worker; excludes `kv_memory`.", examples=[2048]
@@ -106,6 +142,9 @@ class FrontendSpec(_Part):
     """The HTTP side, OpenAI's API."""
 
     role: Literal["frontend"] = Field(description="Serves HTTP.", examples=["frontend"])
+    image: Text | None = Field(
+        default=None, description="Container image of the frontend.", examples=["vllm/vllm-openai:v0.24.0"]
+    )
     replicas: Replicas | None = Field(
         default=None, description="How many, on ports counted up from `port`.", examples=[1]
     )
@@ -174,7 +213,7 @@ class EdgeSpec(_Part):
 
     from_: Text = Field(alias="from", description="Component that sends.", examples=["prefill"])
     to: Text = Field(description="Component that receives.", examples=["decode"])
-    transport: Literal["shm", "tcp"] | None = Field(
+    transport: Literal["shm", "tcp", "nixl", "mooncake", "ucx", "mpi", "lmcache"] | None = Field(
         default=None, description="How KV blocks move; chosen by placement if left out.", examples=["shm"]
     )
 
@@ -193,6 +232,21 @@ class PlacementSpec(_Part):
         description="Components that share a node: one list, or a list of lists.",
         examples=[["prefill", "decode"]],
     )
+    reserve_nodes: Positive | None = Field(
+        default=None,
+        description="Nodes kept free of workers; frontends and the router are there.",
+        examples=[1],
+    )
+
+
+Concurrency = Annotated[
+    Annotated[Positive, Tag("<number>")] | Annotated[list[Positive], Field(min_length=1), Tag("<numbers>")],
+    Discriminator(lambda value: "<numbers>" if isinstance(value, list) else "<number>"),
+]
+RequestRate = Annotated[
+    Annotated[Literal["inf"], Tag("<word>")] | Annotated[float, Field(ge=0.000001, le=1_000_000_000), Tag("<rate>")],
+    Discriminator(lambda value: "<word>" if isinstance(value, str) else "<rate>"),
+]
 
 
 class LoadSpec(_Part):
@@ -200,6 +254,15 @@ class LoadSpec(_Part):
 
     isl: Positive = Field(description="Input sequence length, tokens.", examples=[8192])
     osl: Positive = Field(description="Output sequence length, tokens.", examples=[1024])
+    concurrency: Concurrency | None = Field(
+        default=None, description="Requests in flight: one number, or those of a sweep.", examples=[[4, 16, 64]]
+    )
+    concurrency_per_gpu: Annotated[float, Field(ge=0.001, le=1_000_000)] | None = Field(
+        default=None, description="Requests in flight for every GPU of the workers.", examples=[16]
+    )
+    request_rate: RequestRate | None = Field(
+        default=None, description="Requests per second, or `inf`.", examples=["inf"]
+    )
 
 
 class AllowSpec(_Part):
@@ -262,6 +325,9 @@ class Spec(_Part):
     )
     load: LoadSpec | None = Field(
         default=None, description="The traffic that is expected.", examples=[{"isl": 8192, "osl": 1024}]
+    )
+    time_limit: TimeLimit | None = Field(
+        default=None, description="How long the run may take.", examples=["4:00:00", "90 min"]
     )
     allow: list[AllowSpec] | None = Field(
         default=None,

@@ -8,6 +8,7 @@ from typing import Any
 
 SIZE = r"^[0-9]+(\.[0-9]+)? ?(B|KiB|MiB|GiB|TiB|KB|MB|GB|TB)$"
 DURATION = r"^[0-9]+(\.[0-9]+)? ?(ms|s|min|h)$"
+TIME_LIMIT = DURATION.removesuffix("$") + r"$|^([0-9]{1,4}-)?[0-9]{1,4}:[0-5][0-9]:[0-5][0-9]$"
 
 SIZE_UNITS = {
     "B": 1,
@@ -24,6 +25,7 @@ LARGEST_COUNT_OF_MIB = 65536
 """A size without a unit up to here was probably meant in MiB, above in bytes."""
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
+_CLOCK = re.compile(r"(?:([0-9]{1,4})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])", re.ASCII)
 _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]*)", re.ASCII)
 _USUAL = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "sec": "s", "seconds": "s", "minutes": "min", "hours": "h"}
 
@@ -45,6 +47,19 @@ def parse_size(value: Any) -> int:
 def parse_duration(value: Any) -> float:
     """Seconds of `30 ms`."""
     return _parse("duration", value, DURATION_UNITS)
+
+
+def parse_time_limit(value: Any) -> float:
+    """Seconds of `4:00:00`, of `1-12:00:00` (a day and a half) or of a duration such as `90 min`."""
+    text = as_written(value)
+    match = _CLOCK.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        return parse_duration(value)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    limit = float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    if limit <= 0:
+        raise QuantityError("duration", DURATION_UNITS, "1 h")
+    return limit
 
 
 def as_written(value: Any) -> Any:

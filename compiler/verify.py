@@ -42,7 +42,7 @@ def _verify_process(plan: Plan, process: Process) -> None:
     node, options = plan.cluster.nodes[process.node], process.component.worker
     _require(all(0 <= gpu < node.gpus for gpu in process.gpus), f"{process.name} has a GPU the node has not")
     _require(process.ranks == tuple(range(len(process.gpus))), f"ranks of {process.name} do not number its GPUs")
-    wanted = options.parallel.gpus if options is not None and options.device == "cuda" else 0
+    wanted = options.allotted if options is not None else 0
     _require(len(process.gpus) == wanted, f"{process.name} has {len(process.gpus)} of {wanted} GPUs")
 
 

@@ -100,6 +100,30 @@ class FrontendSettings(_Part, frozen=True):
     router_wait_s: float = 5.0
 
 
+class HostRef(_Part, frozen=True, tag="host"):
+    """A word that the launcher completes: the address of a node, with `:port` where one is given."""
+
+    node: int
+    port: int | None = None
+
+
+class FileRef(_Part, frozen=True, tag="file"):
+    """A word that the agent completes: the path of a file of the same launch."""
+
+    name: str
+
+
+Word = str | HostRef | FileRef
+
+
+class Launch(_Part, frozen=True):
+    """How an engine that is a program of its own is started: words after the interpreter, and files they name."""
+
+    words: tuple[Word, ...]
+    env: dict[str, Word] = {}
+    files: dict[str, str] = {}
+
+
 class RestartPolicy(_Part, frozen=True):
     """How often a process that died is started again: at most `limit` times within `window_s`."""
 
@@ -114,6 +138,8 @@ class ProcessSpec(_Part, frozen=True):
     `argv` holds the words after the interpreter (`-m dynamoc.runtime …`); `gpus` are indices on the node;
     `ranks` are the positions of those GPUs in the worker; `ports` maps a purpose (`http`, `plane`, `kv`,
     `metrics`) to a port on the node. Processes start in order of `start_order`, and stop in reverse.
+    A worker over several nodes has a process on each: `part` 0 leads and is what others talk to. `launch` is how
+    the engine itself is started, None where it is part of this package.
     """
 
     name: str
@@ -126,6 +152,8 @@ class ProcessSpec(_Part, frozen=True):
     ranks: tuple[int, ...] = ()
     env: dict[str, str] = {}
     ports: dict[str, int] = {}
+    part: int = 0
+    launch: Launch | None = None
     start_order: int = 0
     ready_timeout_s: float = 120.0
     drain_timeout_s: float = 10.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.dialect import EngineCapabilities
-from dynamoc.compiler.graph import Geometry, WorkerOptions
+from dynamoc.compiler.dialect import EngineCapabilities, OwnEngine
+from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.graph import WorkerOptions
 from dynamoc.compiler.memory import ITEM_BYTES, simulated_pool_blocks
 
 
-class Echo:
+class Echo(OwnEngine):
     """Any shape of worker is right: it shows where ranks are, not what they compute."""
 
     name = "echo"

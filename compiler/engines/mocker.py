@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.dialect import EngineCapabilities
-from dynamoc.compiler.graph import Geometry, WorkerOptions
+from dynamoc.compiler.dialect import EngineCapabilities, OwnEngine
+from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.graph import WorkerOptions
 from dynamoc.compiler.memory import ITEM_BYTES, simulated_pool_blocks
 
 
-class Mocker:
+class Mocker(OwnEngine):
     """It stands for a real engine, so the model must divide over its ranks as it would there."""
 
     name = "mocker"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.dialect import EngineCapabilities
-from dynamoc.compiler.graph import Geometry, WorkerOptions
+from dynamoc.compiler.dialect import EngineCapabilities, OwnEngine
+from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.graph import WorkerOptions
 from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes, weight_bytes
 
 DEFAULT_POOL_BYTES = 512 * MIB
 
 
-class Native:
+class Native(OwnEngine):
     """Its pool is host memory, sized by `kv_blocks`, `kv_memory`, or a default that holds at least one sequence."""
 
     name = "native"

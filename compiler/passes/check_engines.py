@@ -51,6 +51,8 @@ def _check_dimensions(
 
 
 def _check_dtypes(component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter) -> None:
+    if facts.dtypes is None:
+        return
     if options.dtype not in facts.dtypes:
         path = (*component.at, "dtype")
         report.error(

@@ -39,7 +39,7 @@ def _tokens(component: Component, load: Load) -> tuple[int, str]:
 
 def _check_context(graph: Graph, component: Component, options: WorkerOptions, load: Load, report: Reporter) -> None:
     tokens, sum_ = _tokens(component, load)
-    if tokens <= options.context_length:
+    if tokens <= options.context_length or not options.context_length:
         return
     path = (*component.at, "context_length")
     geometry = graph.model.geometry

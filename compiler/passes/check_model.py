@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.graph import Component, Geometry, Graph, WorkerOptions
+from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.graph import Component, Graph, WorkerOptions
 from dynamoc.compiler.memory import SIMULATED_SEQUENCES, blocks_of
 
 
@@ -87,7 +88,8 @@ def _check_context(component: Component, options: WorkerOptions, geometry: Geome
 def _check_pool_known(
     component: Component, options: WorkerOptions, geometry: Geometry | None, report: Reporter
 ) -> None:
-    if dialect(options.engine).pool_blocks(geometry, options) is None:
+    engine = dialect(options.engine)
+    if not engine.capabilities.external and engine.pool_blocks(geometry, options) is None:
         memory: Path = (*component.at, "kv_memory")
         path = memory if options.kv_bytes is not None else component.at
         blocks = SIMULATED_SEQUENCES * blocks_of(options.context_length, options.block_size)

@@ -220,7 +220,7 @@ def test_some_rules_cannot_be_waived(code: str) -> None:
 
 def test_several_mistakes_of_names_are_reported_together() -> None:
     body = BODY.replace("fill -> gen]", "fil -> gen, {from: x, to: y}]").replace(
-        "{role: decode}", "{role: decode, engine: sglang}"
+        "{role: decode}", "{role: decode, engine: llama-cpp}"
     )
 
     assert codes_of(HEAD + MODEL + body + "placement: {same_node: [gon]}\n") == ["D204", "D201", "D201", "D201", "D201"]

@@ -1,0 +1,117 @@
+"""vLLM: `vllm serve`, or Dynamo's module of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dynamoc.compiler.dialect import Command, EngineCapabilities, PlacedWorker
+from dynamoc.compiler.flags import Reading
+from dynamoc.compiler.graph import Parallelism
+from dynamoc.compiler.serving import ServedEngine, model_of, spell_flags
+from dynamoc.runtime.manifest import HostRef, Role, Word
+
+TRANSPORTS = {"nixlconnector": "nixl", "mooncakeconnector": "mooncake", "lmcacheconnectorv1": "lmcache"}
+
+
+class Vllm(ServedEngine):
+    """tp x pp x dp ranks, with experts over tp x dp; prefill context parallelism multiplies, decode's is inside tp."""
+
+    name = "vllm"
+    capabilities = EngineCapabilities(
+        devices=("cuda",),
+        dimensions=("tp", "pp", "dp", "ep"),
+        dtypes=None,
+        kv_dtypes=None,
+        divides_model=True,
+        shards_blocks=False,
+        spans_nodes=True,
+        external=True,
+        defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 16, "max_batched_tokens": 0, "max_sequences": 0},
+    )
+
+    def read(self, args: Mapping[str, Any]) -> Reading:
+        """Facts of the table, and those inside its JSON flags."""
+        reading = super().read(args)
+        facts, spelled = dict(reading.facts), dict(reading.spelled)
+        for outer, key, fact in (
+            ("kv_transfer", "kv_connector", "kv_connector"),
+            ("speculative", "num_speculative_tokens", "draft_tokens"),
+            ("eplb_config", "num_redundant_experts", "redundant_experts"),
+            ("compilation", "max_cudagraph_capture_size", "graph_batch"),
+        ):
+            inside = _mapping(facts.get(outer))
+            if key in inside:
+                facts[fact], spelled[fact] = inside[key], spelled[outer]
+        connector = str(facts.get("kv_connector", "")).lower()
+        if connector in TRANSPORTS:
+            facts["kv_transport"], spelled["kv_transport"] = TRANSPORTS[connector], spelled["kv_transfer"]
+        return Reading(facts, spelled, reading.flags, reading.unknown, reading.clashes, reading.mistyped)
+
+    def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
+        """Experts are parallel over all ranks of a stage, or not at all."""
+        tp, pp, dp = (sizes.get(name, facts.get(name) or 1) for name in ("tp", "pp", "dp"))
+        expert = tp * dp if facts.get("expert_parallel") else 1
+        return Parallelism(tp, pp, dp, sizes.get("ep", expert), cp=facts.get("pcp") or 1)
+
+    def command(self, worker: PlacedWorker) -> Command | None:
+        """One `serve` a node; further nodes join the first."""
+        options = worker.options
+        args = {key: value for key, value in options.args.items() if key != "model"}
+        more = self.flags_of_fields(options)
+        more.pop("ep", None)
+        words: list[Word] = ["-m", "vllm.entrypoints.cli.main", "serve", model_of(worker.model, options)]
+        if options.entrypoint == "dynamo":
+            words = ["-m", "dynamo.vllm", "--model", model_of(worker.model, options)]
+        if "served_name" not in options.facts:
+            more["served-model-name"] = worker.model.served_name
+        words += [*spell_flags(args, "words"), *spell_flags(more, "words"), *self._roles(worker), *self._nodes(worker)]
+        return Command(tuple(words))
+
+    def _roles(self, worker: PlacedWorker) -> list[Word]:
+        facts = worker.options.facts
+        if worker.role is Role.AGGREGATED:
+            return []
+        words: list[Word] = []
+        if "kv_transfer" not in facts:
+            words += ["--kv-transfer-config", json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})]
+        told = {"disaggregation", "prefill_worker", "decode_worker"} & set(facts)
+        if worker.options.entrypoint == "dynamo" and not told:
+            words += [f"--is-{worker.role}-worker"]
+        return words
+
+    def _nodes(self, worker: PlacedWorker) -> list[Word]:
+        nodes = len(worker.nodes)
+        if nodes == 1:
+            return []
+        facts, parallel = worker.options.facts, worker.options.parallel
+        words: list[Word] = []
+        leader = HostRef(node=worker.nodes[0])
+        if parallel.dp % nodes == 0:  # whole data-parallel ranks on every node
+            local = parallel.dp // nodes
+            if "dp_local" not in facts:
+                words += ["--data-parallel-size-local", str(local)]
+            if "dp_address" not in facts:
+                words += ["--data-parallel-address", leader]
+            if "dp_port" not in facts:
+                words += ["--data-parallel-rpc-port", str(worker.ports["rendezvous"])]
+            if worker.part and "dp_start_rank" not in facts:
+                words += ["--data-parallel-start-rank", str(local * worker.part)]
+        else:
+            words += ["--nnodes", str(nodes), "--node-rank", str(worker.part)]
+            words += ["--master-addr", leader, "--master-port", str(worker.ports["rendezvous"])]
+        return [*words, "--headless"] if worker.part and not facts.get("hybrid_lb") else words
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping, or the text of one in JSON; empty where it is neither."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+DIALECT = Vllm()

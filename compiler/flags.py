@@ -1,0 +1,177 @@
+"""Flag tables: what an engine's own flags are called, and what those that matter mean in our words.
+
+A table is data (`specs/engines/<engine>.yaml`). Reading `args` with it changes nothing in them: it gives *facts*
+(`tp: 8`), the place each was read from, and what there is to say about the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path as File
+from typing import Any
+
+from dynamoc.compiler.diagnostics import Path
+
+FOLDER = File(__file__).parent.parent / "specs/engines"
+_NUMBERS = re.compile(r"[0-9]+")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag. `fact` is what it means in our words; `removed` and `renamed_to` say since which version, into what."""
+
+    name: str
+    type: str = "any"
+    fact: str | None = None
+    removed: str | None = None
+    renamed_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the `args` of a worker say. Paths are within `args`."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    spelled: Mapping[str, Path] = field(default_factory=dict)
+    flags: Mapping[Path, Flag] = field(default_factory=dict)
+    unknown: tuple[Path, ...] = ()
+    clashes: tuple[tuple[Path, Path], ...] = ()
+    """The same flag in two spellings with different values: the first, the second."""
+    mistyped: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlagTable:
+    """The flags of one engine by folded name; nested ones are joined by dots."""
+
+    engine: str
+    flags: Mapping[str, Flag]
+    negatable: bool
+    """A boolean flag also comes as `no-<flag>`."""
+
+    def find(self, name: str) -> tuple[Flag, bool] | None:
+        """The flag of a name in any spelling, and whether the name negates it."""
+        folded = fold(name)
+        flag = self.flags.get(folded)
+        if flag is not None:
+            return flag, False
+        positive = self.flags.get(folded.removeprefix("no_")) if self.negatable and folded[:3] == "no_" else None
+        return (positive, True) if positive is not None and positive.type == "bool" else None
+
+    def read(self, args: Mapping[str, Any]) -> Reading:
+        """What `args` say; never fails."""
+        facts: dict[str, Any] = {}
+        spelled: dict[str, Path] = {}
+        flags: dict[Path, Flag] = {}
+        by_flag: dict[str, tuple[Path, Any]] = {}
+        unknown, clashes, mistyped = [], [], []
+        for path, value in self._entries(args, (), ""):
+            found = self.find(".".join(map(str, path)))
+            if found is None:
+                unknown.append(path)
+                continue
+            flag, negated = found
+            flags[path] = flag
+            fits, read = convert(value, flag.type)
+            read = not read if negated and isinstance(read, bool) else read
+            if not fits:
+                mistyped.append(path)
+            earlier = by_flag.setdefault(flag.name, (path, read))
+            if earlier[1] != read:
+                clashes.append((earlier[0], path))
+            if flag.fact is not None and fits and read is not None:
+                facts[flag.fact], spelled[flag.fact] = read, path
+        return Reading(facts, spelled, flags, tuple(unknown), tuple(clashes), tuple(mistyped))
+
+    def spelling(self, fact: str) -> str | None:
+        """The engine's word for a fact."""
+        return next((flag.name for flag in self.flags.values() if flag.fact == fact), None)
+
+    def _entries(self, args: Mapping[str, Any], path: Path, prefix: str) -> Iterator[tuple[Path, Any]]:
+        """Flags and their values; into a mapping only where the table knows what may stand there."""
+        for key, value in args.items():
+            name = f"{prefix}{fold(key)}"
+            flag = self.flags.get(name)
+            if isinstance(value, dict) and flag is not None and flag.type == "section":
+                yield from self._entries(value, (*path, key), f"{name}.")
+            else:
+                yield (*path, key), value
+
+
+def fold(name: str) -> str:
+    """A name in the one spelling that tables are searched by: `--tp-size` is `tp_size`."""
+    return name.lstrip("-").replace("-", "_")
+
+
+def convert(value: Any, kind: str) -> tuple[bool, Any]:
+    """Whether a value is of a type, and the value as that type; numbers and truth may stand in quotes."""
+    if value is None:
+        return True, None
+    text = value.strip().lower() if isinstance(value, str) else None
+    match kind:
+        case "int":
+            if text is not None and _INTEGER.fullmatch(text):
+                return True, int(text)
+            return isinstance(value, int) and not isinstance(value, bool), value
+        case "float":
+            return _float(value)
+        case "bool":
+            read = _TRUTH.get(text, value) if text is not None else value
+            return isinstance(read, bool), read
+        case "str":
+            return isinstance(value, str | int | float), value
+        case "list":
+            return isinstance(value, list | str | int), value
+    return True, value
+
+
+def _float(value: Any) -> tuple[bool, Any]:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False, value
+    try:
+        return True, float(value)
+    except ValueError:
+        return False, value
+
+
+def version_of(text: str | None) -> tuple[int, ...] | None:
+    """`v0.5.8.post1` as numbers, as far as they go: (0, 5, 8); None where nothing can be compared."""
+    if text is None or not text.lstrip("v")[:1].isdigit():
+        return None
+    parts: list[int] = []
+    for part in text.lstrip("v").split("."):
+        match = _NUMBERS.match(part)
+        if match is None:
+            break
+        parts.append(int(match[0]))
+        if match[0] != part:
+            break
+    return tuple(parts)
+
+
+@cache
+def table(engine: str) -> FlagTable:
+    """The table of an engine."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return build_table(engine, yaml.load((FOLDER / f"{engine}.yaml").read_text(), loader))  # noqa: S506  # a safe loader
+
+
+def build_table(engine: str, data: Mapping[str, Any]) -> FlagTable:
+    """A table from its file: `facts` one by one, the others as lists by type, `gone` with what became of them."""
+    flags: dict[str, Flag] = {}
+    for kind, names in data["known"].items():
+        flags |= {fold(name): Flag(name, kind) for name in names}
+    for name, entry in data["facts"].items():
+        fields = {key: value for key, value in entry.items() if key != "aliases"}
+        for spelling in (name, *entry.get("aliases", ())):
+            flags[fold(spelling)] = Flag(name, **fields)
+    for name, entry in data.get("gone", {}).items():
+        flags[fold(name)] = Flag(**({"name": name} | entry))
+    return FlagTable(engine, flags, bool(data.get("negatable")))
