@@ -111,17 +111,17 @@ class Peer:
     def send(self, message: Message) -> None:
         self.connection.send(message)
 
-    async def hear(self, expected: type[M], within_s: float = 5.0) -> M:
+    async def hear(self, expected: type[M], within_s: float = 20.0) -> M:
         message = await asyncio.wait_for(self.inbox.get(), within_s)
         assert isinstance(message, expected), message
         return message
 
-    async def lost(self, within_s: float = 5.0) -> str:
+    async def lost(self, within_s: float = 20.0) -> str:
         return await asyncio.wait_for(asyncio.shield(self.gone), within_s)
 
     async def route(self, request_id: int, tokens: Sequence[int], **more: Any) -> Routed | RouteRefused:
         self.ask(request_id, tokens, **more)
-        answer = await asyncio.wait_for(self.inbox.get(), 5.0)
+        answer = await asyncio.wait_for(self.inbox.get(), 20.0)
         assert isinstance(answer, Routed | RouteRefused)
         assert answer.request_id == request_id
         return answer
@@ -168,7 +168,7 @@ class Bench:
         lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
-    async def metric(self, name: str, value: float, within_s: float = 5.0) -> None:
+    async def metric(self, name: str, value: float, within_s: float = 20.0) -> None:
         """Wait until a metric has that value."""
         async with asyncio.timeout(within_s):
             while (await self.metrics()).get(name) != value:
@@ -182,7 +182,7 @@ class Bench:
                 await peer.lost(1.0)
 
 
-async def reachable(port: int, within_s: float = 10.0) -> None:
+async def reachable(port: int, within_s: float = 20.0) -> None:
     """Wait until something accepts on the port."""
     give_up = time.monotonic() + within_s
     while True:
@@ -218,4 +218,4 @@ async def serving(*roles: Role, **settings: Any) -> AsyncIterator[Bench]:
         await bench.close()
         if not router.done():
             os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(router, 5.0) == 0
+        assert await asyncio.wait_for(router, 20.0) == 0

@@ -241,7 +241,7 @@ async def test_without_a_worker_the_deadline_ends_the_wait(bench: Bench) -> None
     await bench.metric('dynamoc_router_requests_total{outcome="no_worker"}', 3)
 
 
-@scenario(AGG, queue_timeout_s=0.3, queue_capacity=2)
+@scenario(AGG, queue_timeout_s=1.5, queue_capacity=2)
 async def test_saturation_queues_then_refuses_then_times_out(bench: Bench) -> None:
     await bench.worker("aggregated-0")  # runs 2 at a time: 2 more may wait there, then 2 here
     frontend = await bench.frontend()
@@ -256,7 +256,7 @@ async def test_saturation_queues_then_refuses_then_times_out(bench: Bench) -> No
     assert (late.request_id, late.code) == (5, "timeout")
 
 
-@scenario(AGG, queue_timeout_s=0.3)
+@scenario(AGG, queue_timeout_s=1.5)
 async def test_what_waited_for_a_worker_that_is_too_small_is_told_so(bench: Bench) -> None:
     frontend = await bench.frontend()
     frontend.ask(1, [0] * 126)
