@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dynamoc.compiler.graph import Geometry, WorkerOptions
+from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.graph import WorkerOptions
 
 GIB = 1024**3
 MIB = 1024**2
@@ -22,16 +23,12 @@ ITEM_BYTES: Mapping[str, int] = {
 
 def kv_block_bytes(geometry: Geometry, options: WorkerOptions) -> int:
     """Keys and values of one block over all layers and all ranks of a worker."""
-    item = ITEM_BYTES[options.kv_dtype]
-    return 2 * geometry.layers * geometry.kv_heads * geometry.head_dim * options.block_size * item
+    return int(geometry.kv_elements * options.block_size * ITEM_BYTES[options.kv_dtype])
 
 
 def weight_bytes(geometry: Geometry, dtype: str) -> int:
-    """A lower bound: embeddings once, attention, and one MLP a layer where its width is known."""
-    attention = 2 * geometry.hidden * geometry.head_dim * (geometry.heads + geometry.kv_heads)
-    mlp = 3 * geometry.hidden * (geometry.intermediate or 0)
-    elements = geometry.vocabulary * geometry.hidden + geometry.layers * (attention + mlp)
-    return elements * ITEM_BYTES[dtype]
+    """All weights, in the type the engine computes in; a lower bound where the width of the MLPs is unknown."""
+    return geometry.parameters * ITEM_BYTES[dtype]
 
 
 def blocks_of(amount: int, block: int) -> int:
