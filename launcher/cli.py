@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from keyword import iskeyword
 
 import click
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "status": "Show the state of a run.",
     "logs": "Show the logs of a run.",
     "explain": "Explain an error code.",
+    "import": "Turn recipes of other systems into specs.",
     "schema": "Print the JSON schema of specs.",
     "model": "Fetch or convert models.",
 }
@@ -41,7 +43,8 @@ class LazyGroup(click.Group):
             near = get_close_matches(cmd_name, COMMANDS, 1)
             help_text = f"; did you mean `{near[0]}`?" if near else ""
             ctx.fail(f"no command `{cmd_name}`{help_text}")
-        module = importlib.import_module(f"dynamoc.launcher.commands.{cmd_name}")
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f"dynamoc.launcher.commands.{name}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

@@ -1,0 +1,141 @@
+"""Dynamo's DynamoGraphDeployment, v1alpha1 (`services`) and v1beta1 (`components`) -> our spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dynamoc.compiler.importers.dynamo_service import Service, engine_files, services_of
+from dynamoc.compiler.importers.hardware import cluster_of, host_note
+from dynamoc.compiler.importers.recipe import (
+    Fields,
+    Imported,
+    RecipeError,
+    name_of,
+    text_of,
+    without_nothing,
+    words_of,
+)
+
+KIND = "DynamoGraphDeployment"
+GPU_NAMES = ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100", "l40s")
+GPUS_PER_NODE = {"gb200": 4, "gb300": 4}
+IGNORED = {
+    ("apiVersion",): "the version of the object's language",
+    ("kind",): "the kind of the object",
+    ("metadata", "namespace"): "where objects live is the target's business",
+}
+
+
+def recognises(documents: list[Any]) -> bool:
+    """Whether one of the documents is such an object."""
+    return any(isinstance(document, dict) and document.get("kind") == KIND for document in documents)
+
+
+def read(documents: list[Any]) -> Iterator[Imported]:
+    """Every such object of the file; configuration files it mounts are looked up in the ConfigMaps beside it."""
+    files = engine_files(documents)
+    graphs = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
+    for number, graph in enumerate(graphs):
+        name = text_of((graph.get("metadata") or {}).get("name", number)) if len(graphs) > 1 else ""
+        yield _imported(name, graph, files)
+
+
+def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> Imported:
+    fields = Fields(graph)
+    for path, reason in IGNORED.items():
+        fields.ignore(reason, *path)
+    services = services_of(fields, files)
+    workers = [service for service in services if service.role in ("prefill", "decode", "aggregated")]
+    if not workers:
+        raise RecipeError("the graph has no workers")
+    engine = next((s.engine for s in workers if s.engine), None) or fields.get("spec", "backendFramework")
+    fields.take("spec", "backendFramework")
+    shared = _shared_env(fields)
+    names = {service.name: name_of(service.name) for service in workers}
+    roles = {role: [names[s.name] for s in workers if s.role == role] for role in ("prefill", "decode", "aggregated")}
+    frontends = [service for service in services if service.role == "frontend"]
+    spec = {
+        "dynamoc": 1,
+        "name": name_of(text_of(fields.take("metadata", "name", default="graph"))),
+        "model": _model(fields, workers),
+        "defaults": without_nothing({"engine": engine, "env": shared}),
+        "components": {
+            "frontend": _frontend(frontends, shared),
+            "router": {"role": "router", "policy": _policy(frontends)},
+            **{names[s.name]: _worker(s, engine) for s in workers},
+        },
+        "edges": _edges(roles),
+    }
+    return Imported(
+        point, without_nothing(spec), _cluster(fields, workers), fields.unmapped(), fields.ignored, tuple(fields.notes)
+    )
+
+
+def _shared_env(fields: Fields) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for key in ("envs", "env"):
+        for index, variable in enumerate(fields.get("spec", key) or ()):
+            if isinstance(variable, dict) and "value" in variable:
+                fields.take("spec", key, index)
+                env |= words_of({text_of(variable.get("name")): variable["value"]})
+    return env
+
+
+def _frontend(frontends: list[Service], shared: Mapping[str, str]) -> dict[str, Any]:
+    first = frontends[0] if frontends else None
+    if first is None:
+        return {"role": "frontend"}
+    frontend = {"replicas": max(first.replicas, 1), "image": first.image, "env": {**shared, **first.env}}
+    return without_nothing({"role": "frontend", **frontend})
+
+
+def _policy(frontends: list[Service]) -> str:
+    modes = [service.args.get("router-mode") for service in frontends]
+    modes += [service.env.get("DYN_ROUTER_MODE") for service in frontends]
+    return "kv" if "kv" in modes else "random" if "random" in modes else "round_robin"
+
+
+def _worker(service: Service, engine: str | None) -> dict[str, Any]:
+    worker = {
+        "role": service.role,
+        "engine": service.engine if service.engine != engine else None,
+        "entrypoint": service.entrypoint,
+        "image": service.image,
+        "replicas": max(service.replicas, 1),
+        "gpus": service.gpus * service.nodes or None,
+        "nodes_per_worker": service.nodes if service.nodes > 1 else None,
+        "args": dict(service.args) or None,
+        "env": dict(service.env),
+    }
+    return without_nothing(worker)
+
+
+def _edges(roles: Mapping[str, list[str]]) -> list[str]:
+    """Every prefill pool feeds every decode pool; aggregated pools stand behind the router."""
+    chains = [f"frontend -> router -> {p} -> {d}" for p in roles["prefill"] for d in roles["decode"]]
+    lone = roles["aggregated"] + ([] if chains else roles["prefill"] + roles["decode"])
+    return chains + [f"frontend -> router -> {name}" for name in lone]
+
+
+def _model(fields: Fields, workers: list[Service]) -> dict[str, Any]:
+    """By the flags of the workers: what is loaded, else what it is served as."""
+    where = next((text_of(s.args[k]) for s in workers for k in ("model", "model-path") if k in s.args), None)
+    served = next((text_of(s.args["served-model-name"]) for s in workers if "served-model-name" in s.args), None)
+    if where is None and served is None:
+        fields.notes.append("the graph names no model; put its name into `model.ref`")
+    path = where if where is not None and where.startswith("/") else None
+    ref = served if path is not None and served is not None else where or served or "model"
+    revision = path.rpartition("/snapshots/")[2] if path is not None and "/snapshots/" in path else None
+    return without_nothing({"ref": ref.strip("/"), "path": path, "revision": revision, "served_name": served})
+
+
+def _cluster(fields: Fields, workers: list[Service]) -> dict[str, Any]:
+    """Kubernetes says how many GPUs a pod has, not how many a node has: as many as the kind usually has."""
+    kind = next((name for name in GPU_NAMES for s in workers if name in s.node_labels), "gpu")
+    size = max(GPUS_PER_NODE.get(kind, 8), *(service.gpus for service in workers))
+    fields.notes.append(host_note(kind))
+    whole = sum(service.replicas * service.nodes for service in workers if service.nodes > 1)
+    packed = sum(service.replicas * service.gpus for service in workers if service.nodes == 1)
+    slack = max((service.gpus for service in workers if service.nodes == 1), default=1) - 1
+    return cluster_of(kind, size, whole + -(-(packed + slack) // size))

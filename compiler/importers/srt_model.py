@@ -1,0 +1,67 @@
+"""What an srt-slurm recipe serves, and from which image: names of a site are told from names of the world."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dynamoc.compiler.importers.recipe import Fields, Path, text_of, without_nothing
+from dynamoc.compiler.importers.srt_fields import FRAMEWORK
+
+HUB = "hf:"
+SERVED = ("served-model-name", "served_model_name")
+PRECISIONS = {"nvfp4": "fp4", "mxfp4": "fp4", "bfloat16": "bf16", "float16": "fp16"}
+_VERSION = re.compile(r"v?([0-9]+\.[0-9]+[0-9A-Za-z.+]*)")
+_OWN_IMAGES = {"sglang": "lmsysorg/sglang", "vllm": "vllm/vllm-openai", "trtllm": "nvidia/tensorrt-llm/release"}
+"""Images whose tag is the version of the engine itself."""
+
+
+def model_of(fields: Fields, args: list[Path]) -> dict[str, Any]:
+    """`ref` from what the recipe calls the model in the world's words, else the name its site knows it by."""
+    where = text_of(fields.take("model", "path", default=""))
+    precision = fields.take("model", "precision")
+    served = _served(fields, args)
+    repo = fields.take("identity", "model", "repo")
+    revision = fields.take("identity", "model", "revision")
+    ref = repo or (where.removeprefix(HUB) if where.startswith(HUB) else None)
+    if ref is None:
+        ref = served if served and "/" in served else where.rstrip("/").rpartition("/")[2]
+    fields.notes += [f"`{where}` is a name of the site; the spec says `{ref}`"] if ref not in where else []
+    model = {
+        "ref": ref or None,
+        "path": where if where.startswith("/") else None,
+        "revision": None if revision is None else text_of(revision),
+        "precision": None if precision is None else text_of(precision).lower(),
+        "served_name": served,
+    }
+    return without_nothing(model)
+
+
+def _served(fields: Fields, args: list[Path]) -> str | None:
+    """What clients call the model; the workers' flags keep it too."""
+    for path in (*((*path, key) for path in args for key in SERVED), ("engine", "served_model_name")):
+        name = fields.take(*path) if path[0] == "engine" else fields.get(*path)
+        if name is not None:
+            return text_of(name)
+    return None
+
+
+def image_of(fields: Fields) -> str | None:
+    """The image by its public name where one is given, else as the site calls it."""
+    here = fields.take("model", "container")
+    public = fields.take("identity", "container", "image")
+    if public is not None and text_of(public) != text_of(here):
+        fields.notes.append(f"the image `{text_of(public)}` is called `{text_of(here)}` at the site")
+    name = public if public is not None else here
+    return None if name is None else text_of(name).replace("#", "/", 1)
+
+
+def version_of(fields: Fields, engine: str, image: str | None) -> str | None:
+    """From the identity of the recipe, else from the tag of the engine's own image."""
+    path = ("identity", "frameworks", FRAMEWORK.get(engine, engine))
+    named = fields.get(*path)
+    if named is not None and _VERSION.fullmatch(text_of(named)):
+        return text_of(fields.take(*path))
+    name, _, tag = (image or "").partition("@")[0].rpartition(":")
+    found = _VERSION.match(tag)
+    return found[1] if found and engine in _OWN_IMAGES and name.endswith(_OWN_IMAGES[engine]) else None
