@@ -49,6 +49,8 @@ CODES: Mapping[str, str] = {
     "D305": "more host memory than a node has",
     "D306": "shared memory across nodes",
     "D307": "different transports at one worker",
+    "D308": "more ranks than GPUs",
+    "D309": "GPUs that idle",
     "D310": "two frontends on one port",
     "D311": "a privileged port",
     "D312": "no port left",
@@ -72,6 +74,10 @@ CODES: Mapping[str, str] = {
     "D512": "expert parallelism that does not divide",
     "D513": "an environment variable that is not the user's",
     "D520": "prefill and decode that disagree",
+    "D521": "a flag that is written twice",
+    "D522": "a flag against the spec",
+    "D523": "a flag that is gone",
+    "D524": "a flag of the wrong type",
 }
 
 NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D401", "D510"})

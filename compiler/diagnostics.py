@@ -161,6 +161,13 @@ class Reporter:
     home: Callable[[Path], Path] = tuple
     diagnostics: list[Diagnostic] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    """What no rule could look at, for want of facts."""
+
+    def leave_unchecked(self, what: str) -> None:
+        """Say that something was not proved; the same thing twice is one."""
+        if what not in self.unchecked:
+            self.unchecked.append(what)
 
     def error(
         self,

@@ -73,6 +73,11 @@ class Command:
 class OwnEngine:
     """What engines of this package have in common: their sizes are those of the spec."""
 
+    def shares_world(self, facts: Mapping[str, Any]) -> bool:
+        """Each of their workers is a world of its own."""
+        del facts
+        return False
+
     def read(self, args: Mapping[str, Any]) -> Reading:
         """Their options are no flags."""
         del args
@@ -102,6 +107,10 @@ class EngineDialect(Protocol):
 
     def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
         """The sizes of a worker: what the spec says (`sizes`), else `args`, else the engine's defaults."""
+        ...
+
+    def shares_world(self, facts: Mapping[str, Any]) -> bool:
+        """Whether the sizes are those of all replicas together, as behind a load balancer over data-parallel ranks."""
         ...
 
     def command(self, worker: PlacedWorker) -> Command | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -17,11 +18,13 @@ from dynamoc.compiler.passes.check_disaggregation import check_disaggregation
 from dynamoc.compiler.passes.check_edges import check_edges
 from dynamoc.compiler.passes.check_engines import check_engines
 from dynamoc.compiler.passes.check_environment import check_environment
+from dynamoc.compiler.passes.check_flags import check_flags
 from dynamoc.compiler.passes.check_load import check_load
 from dynamoc.compiler.passes.check_memory import check_memory
 from dynamoc.compiler.passes.check_model import check_model
 from dynamoc.compiler.passes.check_pairs import check_pairs
 from dynamoc.compiler.passes.check_roles import check_roles
+from dynamoc.compiler.passes.check_world_size import check_world_size
 from dynamoc.compiler.passes.choose_transports import choose_transports
 from dynamoc.compiler.passes.spell_commands import spell_commands
 from dynamoc.compiler.place import place
@@ -42,6 +45,8 @@ GRAPH_PASSES: tuple[GraphPass, ...] = (
     check_disaggregation,
     check_environment,
     check_engines,
+    check_flags,
+    check_world_size,
     check_model,
     check_pairs,
     check_load,
@@ -70,13 +75,38 @@ def build_plan(
     source: Source, cluster: Cluster, models: ModelLibrary, target: Target | None = None
 ) -> tuple[Plan, tuple[Diagnostic, ...]]:
     """The plan of a spec and the warnings on the way; CompileError with every mistake of the first wrong step."""
+    proof = prove(source, cluster, models, target)
+    if proof.plan is None:
+        raise CompileError(proof.diagnostics)
+    return proof.plan, proof.diagnostics
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a compilation found: a plan unless there is an error, and what no rule could look at."""
+
+    plan: Plan | None
+    diagnostics: tuple[Diagnostic, ...]
+    unchecked: tuple[str, ...]
+
+
+def prove(source: Source, cluster: Cluster, models: ModelLibrary, target: Target | None = None) -> Proof:
+    """Compile a spec as far as it goes; never raises for what a user wrote."""
     report = reporter_for(source)
+    try:
+        plan = _plan(source, cluster, models, target, report)
+    except CompileError as error:
+        return Proof(None, error.diagnostics, tuple(report.unchecked))
+    return Proof(plan, tuple(report.diagnostics), plan.unchecked)
+
+
+def _plan(source: Source, cluster: Cluster, models: ModelLibrary, target: Target | None, report: Reporter) -> Plan:
     spec = read_spec(source, report)
     graph = resolve(spec, report, models)
     report.stop_on_errors()
     plan = plan_graph(graph, cluster, report, target)
     _report_unused_waivers(report)
-    return plan, tuple(report.diagnostics)
+    return plan
 
 
 def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target | None = None) -> Plan:
@@ -89,7 +119,7 @@ def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target 
     if target is not None:
         check_capabilities(plan, target, report)
     report.stop_on_errors()
-    return plan
+    return replace(plan, unchecked=tuple(report.unchecked))
 
 
 def run(passes: Sequence[Callable[[IR, Reporter], IR]], ir: IR, report: Reporter, verify: Callable[[IR], None]) -> IR:

@@ -36,6 +36,8 @@ class Plan:
     processes: tuple[Process, ...]
     transports: Mapping[tuple[str, str], str]
     """The chosen transport of each kv edge, by (source, target) component."""
+    unchecked: tuple[str, ...] = ()
+    """What no rule could look at."""
 
     @property
     def nodes(self) -> int:

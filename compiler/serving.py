@@ -28,6 +28,11 @@ class ServedEngine:
         """Facts of the flag table."""
         return self.table.read(args)
 
+    def shares_world(self, facts: Mapping[str, Any]) -> bool:
+        """Only where an engine says so."""
+        del facts
+        return False
+
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:
         """As told; otherwise the engine decides."""
         del geometry

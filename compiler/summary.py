@@ -56,6 +56,7 @@ class Summary:
     processes: tuple[ProcessSummary, ...]
     nodes: tuple[NodeSummary, ...]
     kv_edges: tuple[KvEdge, ...]
+    unchecked: tuple[str, ...] = ()
 
 
 def summarize(plan: Plan) -> Summary:
@@ -68,6 +69,7 @@ def summarize(plan: Plan) -> Summary:
         processes=tuple(_process(plan, process) for process in plan.processes),
         nodes=tuple(_node(plan, index) for index in used),
         kv_edges=tuple(KvEdge(source, target, how) for (source, target), how in plan.transports.items()),
+        unchecked=plan.unchecked,
     )
 
 

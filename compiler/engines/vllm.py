@@ -55,6 +55,10 @@ class Vllm(ServedEngine):
         expert = tp * dp if facts.get("expert_parallel") else 1
         return Parallelism(tp, pp, dp, sizes.get("ep", expert), cp=facts.get("pcp") or 1)
 
+    def shares_world(self, facts: Mapping[str, Any]) -> bool:
+        """Data-parallel ranks may be spread over servers, each of which is told the size of all together."""
+        return any(facts.get(fact) is not None for fact in ("hybrid_lb", "external_lb", "dp_local", "dp_rank"))
+
     def command(self, worker: PlacedWorker) -> Command | None:
         """One `serve` a node; further nodes join the first."""
         options = worker.options

@@ -25,4 +25,6 @@ def command(spec: Path, cluster: Path | None, form: str) -> None:
     findings.show(warnings)
     if form == "text":
         size = f"{len(plan.processes)} processes on {plan.nodes} of {len(inputs.cluster.nodes)} nodes"
+        for line in plan.unchecked:
+            click.echo(f"unchecked: {line}")
         click.echo(f"{plan.graph.name} fits {inputs.cluster.name}: {size}")

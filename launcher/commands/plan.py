@@ -53,6 +53,8 @@ def _print(summary: Summary) -> None:
     for edge in summary.kv_edges:
         console.print(f"KV moves {edge.source} → {edge.target} by [bold]{edge.transport}[/]\n")
     console.print(_nodes(summary))
+    for line in summary.unchecked:
+        console.print(f"unchecked: {line}", markup=False, soft_wrap=True)
 
 
 def _table(left: Sequence[str], right: Sequence[str]) -> Table:

@@ -1,0 +1,88 @@
+"""What the flags in `args` say agrees with itself and with the spec; what no table knows is listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Rename, Reporter, spell
+from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.flags import Flag, version_of
+from dynamoc.compiler.graph import SIZES, Component, Graph, WorkerOptions
+
+FIELDS = ("context_length", "max_batched_tokens", "max_sequences", "block_size", "kv_dtype", "dtype", "prefix_caching")
+
+
+def check_flags(graph: Graph, report: Reporter) -> Graph:
+    """D521 a flag twice, D522 against the spec, D523 gone, D524 of a wrong type (both may be warnings)."""
+    for component in graph.components:
+        options = component.worker
+        if options is None or not dialect(options.engine).capabilities.external:
+            continue
+        at: Path = (*component.at, "args")
+        for path in options.reading.unknown:
+            report.leave_unchecked(f"{spell((*at, *path))}: not a flag that is known of {options.engine}")
+        for path in options.reading.mistyped:
+            _report_type(component, options, path, report)
+        for first, second in options.reading.clashes:
+            _report_clash(component, first, second, report)
+        for path, flag in options.reading.flags.items():
+            if flag.removed is not None:
+                _report_gone(component, options, path, flag, report)
+        _check_fields(component, options, report)
+    return graph
+
+
+def _check_fields(component: Component, options: WorkerOptions, report: Reporter) -> None:
+    """The spec and `args` may both say something, if they say the same."""
+    sizes = {name: getattr(options.parallel, name) for name in SIZES if f"parallel.{name}" in options.written}
+    fields = {name: getattr(options, name) for name in FIELDS if name in options.written}
+    for name, value in (sizes | fields).items():
+        said: Any = options.facts.get(name)
+        if said is None or said == value or (name == "kv_dtype" and said == "auto"):
+            continue
+        field: Path = (*component.at, "parallel", name) if name in sizes else (*component.at, name)
+        where = component.where(name)
+        report.error(
+            "D522",
+            f"`{name}` of `{component.name}` is {value} in the spec and {said} in `args`",
+            (where, f"{said} here"),
+            (field, f"{value} here"),
+            remedies=[Remedy((Drop(where),)), Remedy((Drop(field),))],
+        )
+
+
+def _report_clash(component: Component, first: Path, second: Path, report: Reporter) -> None:
+    at: Path = (*component.at, "args")
+    report.error(
+        "D521",
+        f"{spell((*at, *second))} and `{first[-1]}` are one flag with two values",
+        ((*at, *second), "another value"),
+        ((*at, *first), "the same flag"),
+        at_key=True,
+        remedies=[Remedy((Drop((*at, *second)),)), Remedy((Drop((*at, *first)),))],
+    )
+
+
+def _report_gone(component: Component, options: WorkerOptions, path: Path, flag: Flag, report: Reporter) -> None:
+    """An error only where the version that runs is known to lack it."""
+    at: Path = (*component.at, "args", *path)
+    version, removed = version_of(options.version), version_of(flag.removed)
+    assert removed is not None
+    if version is not None and version < removed:
+        return
+    say = report.warning if version is None else report.error
+    known = flag.renamed_to is not None and flag.type == "same"
+    say(
+        "D523",
+        f"{options.engine} has no flag `{path[-1]}` since {flag.removed}",
+        (at, "gone" if flag.renamed_to is None else f"`{flag.renamed_to}` took its place"),
+        notes=[f"the version is {options.version}" if options.version else "the spec does not say which version runs"],
+        at_key=True,
+        remedies=[Remedy((Rename(at, str(flag.renamed_to)),)) if known else Remedy((Drop(at),))],
+    )
+
+
+def _report_type(component: Component, options: WorkerOptions, path: Path, report: Reporter) -> None:
+    at: Path = (*component.at, "args", *path)
+    kind = options.reading.flags[path].type
+    report.warning("D524", f"{spell(at)} is no {kind}", (at, f"{options.engine} expects {kind} here"))
