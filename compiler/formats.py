@@ -96,7 +96,7 @@ def _compressed(quantised: Mapping[str, Any]) -> str | None:
     weights = next(iter(groups.values())).get("weights") or {}
     bits, kind = weights.get("num_bits"), weights.get("type")
     if kind == "float":
-        return {BYTE: "fp8", NIBBLE: "nvfp4"}.get(bits)
+        return "fp8" if bits == BYTE else "nvfp4" if bits == NIBBLE else None
     return _integer(bits, weights.get("group_size"))
 
 

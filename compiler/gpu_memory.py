@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 from dynamoc.compiler.geometry import BITS, Geometry, Layer
 from dynamoc.compiler.layers import Cut, Weight
@@ -135,26 +136,20 @@ class Account:
 
 def account(geometry: Geometry, usage: Usage, gpu: int) -> Account:
     """What we expect of a rank."""
-    terms = {
+    terms: dict[str, Any] = {
         "weights": weight_bytes(geometry, usage),
         "activations": activation_bytes(geometry, usage),
         "graphs": float(GRAPHS) if usage.graphs else 0.0,
         "communication": _communication(usage),
         "runtime": float(RUNTIME),
     }
-    return Account(
-        gpu,
-        **terms,
-        kv=_pool(usage, gpu, **terms),
-        token=token_bytes(geometry, usage),
-        sharding=usage.sharding,
-        kv_tokens=usage.kv_tokens,
-    )
+    kv, token = _pool(usage, gpu, **terms), token_bytes(geometry, usage)
+    return Account(gpu, kv=kv, token=token, sharding=usage.sharding, kv_tokens=usage.kv_tokens, **terms)
 
 
 def certain(geometry: Geometry, usage: Usage, gpu: int) -> Account:
     """The most that can be left for KV: stages as even as can be, and nothing else but the least runtime."""
-    least = {
+    least: dict[str, Any] = {
         "weights": weight_bytes(geometry, usage, even=True),
         "activations": 0.0,
         "graphs": 0.0,

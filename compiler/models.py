@@ -72,9 +72,10 @@ def read_geometry(text: str, others: Mapping[str, str] | None = None) -> Geometr
 
 def _data(text: str) -> dict[str, Any]:
     try:
-        return read_source(text, "model").data
+        data: dict[str, Any] = read_source(text, "model").data
     except CompileError as error:
         raise ModelTextError(str(error)) from error
+    return data
 
 
 def _config(data: Mapping[str, Any]) -> dict[str, Any]:
