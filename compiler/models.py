@@ -34,12 +34,16 @@ class ModelLibrary:
     """Texts by `ref` or `path` of a model. The compiler looks nowhere else."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
+    _read: dict[str, Geometry] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was read of the texts: a sweep asks for the same model many times."""
 
     def geometry(self, *names: str | None) -> Geometry | None:
         """What the first known of `names` says; None if none is known, ModelTextError if its text is wrong."""
         for name in names:
             if name is not None and name in self.texts:
-                return read_geometry(self.texts[name], self.texts)
+                if name not in self._read:
+                    self._read[name] = read_geometry(self.texts[name], self.texts)
+                return self._read[name]
         return None
 
 

@@ -96,7 +96,7 @@ def read_file(path: Path, findings: Findings) -> Source:
 
 def model_library(source: Source, model_root: str) -> ModelLibrary:
     """The config.json of the spec's model where it is on this machine, else our card of it, else nothing."""
-    from dynamoc.compiler.models import ModelLibrary
+    from dynamoc.compiler.models import ModelLibrary, like_of
 
     model: Any = source.data.get("model")
     model = model if isinstance(model, dict) else {}
@@ -105,7 +105,10 @@ def model_library(source: Source, model_root: str) -> ModelLibrary:
     if isinstance(path, str):
         texts[path] = _text_of(Path(path).expanduser() / "config.json")
     if isinstance(ref, str):
-        texts[ref] = _text_of_ref(ref, Path(os.environ.get("DYNAMOC_MODEL_ROOT", model_root)))
+        root = Path(os.environ.get("DYNAMOC_MODEL_ROOT", model_root))
+        texts[ref] = _text_of_ref(ref, root)
+        if (like := like_of(texts[ref] or "")) is not None:
+            texts[like] = _text_of_ref(like, root)
     return ModelLibrary({name: text for name, text in texts.items() if text is not None})
 
 

@@ -18,6 +18,8 @@ MAX_DEPTH = 64
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BOOL = "tag:yaml.org,2002:bool"
+PLAIN = (None, "")
+"""Styles of a scalar without quotes: libyaml's parser has another word for it than Python's."""
 _TRUE = frozenset({"yes", "on", "true", "y"})
 
 
@@ -79,7 +81,7 @@ class _Reader:
                 raise RecipeError(f"line {key.start_mark.line + 1}: a key is not a word")
             value, count = self._sized(entry, depth + 1)
             size += count
-            if key.value == "<<" and key.style is None:
+            if key.value == "<<" and key.style in PLAIN:
                 for part in value if isinstance(value, list) else [value]:
                     merged = {**part, **merged} if isinstance(part, dict) else merged
             elif key.value in own:
@@ -91,7 +93,7 @@ class _Reader:
 
 def _scalar(node: Any) -> Any:
     """By the core schema, but `yes` and `off` are what the systems that wrote them take them for."""
-    if node.style is not None:
+    if node.style not in PLAIN:
         return node.value
     if node.tag == _BOOL:
         return node.value.lower() in _TRUE

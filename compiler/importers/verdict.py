@@ -79,7 +79,7 @@ class Judge:
             sum(c.replicas * c.worker.parallel.gpus for c in workers if c.worker),
             sum(c.replicas * c.worker.allotted for c in workers if c.worker),
             imported.unmapped,
-            tuple(getattr(report, "unchecked", ())),
+            tuple(report.unchecked),
             tuple("; ".join((diagnostic.message, *diagnostic.notes)) for diagnostic in counted),
         )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter
+from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, spell
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
 from dynamoc.compiler.memory import SIMULATED_SEQUENCES, blocks_of
+
+LIFTED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")
+"""Variables that let an engine go beyond the positions of a model."""
 
 
 def check_model(graph: Graph, report: Reporter) -> Graph:
@@ -74,8 +77,12 @@ def _check_experts(component: Component, options: WorkerOptions, report: Reporte
 
 
 def _check_context(component: Component, options: WorkerOptions, geometry: Geometry, report: Reporter) -> None:
-    if options.context_length > geometry.context_length:
-        path = (*component.at, "context_length")
+    path = component.where("context_length")
+    if options.context_length <= geometry.context_length:
+        return
+    if "model_overrides" in options.facts or any(name in component.env for name in LIFTED):
+        report.leave_unchecked(f"{spell(path)}: the model is told to have other positions than it was trained for")
+    else:
         report.error(
             "D509",
             f"`{component.name}` wants a context of {options.context_length} tokens, "
