@@ -197,6 +197,7 @@ def measure(model: Path, dtype: str, rounds: int) -> tuple[dict[str, dict[str, l
         for name, runs in figures.items():
             for who, rate in runs.items():
                 measured = rate()
+                print(f"round {number}: {name}: {who} {measured:.1f} tokens/s", file=sys.stderr, flush=True)
                 if number:
                     rates[name][who].append(measured)
     ours.engine.stop()
