@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dynamoc.compiler.gpus import find_gpu
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Nics:
+    """Network adapters of a node, all alike."""
+
+    count: int
+    kind: str
+    bytes_per_s: int
+    """Of one adapter, one direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine. `memory_bytes` is host memory; `gpu_memory_bytes` that of one GPU."""
+    """One machine. `memory_bytes` is host memory; `gpu_memory_bytes` that of one GPU; 0 is what is not known."""
 
     name: str
     cpus: int
@@ -15,6 +33,20 @@ class Node:
     gpus: int = 0
     gpu_kind: str | None = None
     gpu_memory_bytes: int = 0
+    host: str | None = None
+    """What the site calls it."""
+    disk_bytes: int = 0
+    shm_bytes: int = 0
+    nics: Nics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A queue of the scheduler and its limits; None is no limit."""
+
+    name: str
+    max_time_s: float | None = None
+    max_nodes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +59,37 @@ class Cluster:
     model_root: str = "~/.cache/dynamoc/models"
     provenance: str = ""
     """Where these facts come from, for people."""
+    nvlink_domain_nodes: int | None = None
+    """Nodes that share one NVLink domain; None: what the kind of GPU says."""
+    partitions: tuple[Partition, ...] = ()
+    site: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for a scheduler's target, as written: account, container runtime, mounts, interface, directives."""
+    digest: str = ""
+    """Names the whole inventory, also where `nodes` are only those that a plan uses."""
+
+    def domain_nodes(self, node: Node) -> int:
+        """Nodes of its kind whose GPUs reach each other over NVLink."""
+        if self.nvlink_domain_nodes is not None:
+            return self.nvlink_domain_nodes
+        gpu = find_gpu(node.gpu_kind)
+        return 1 if gpu is None or not node.gpus else max(1, gpu.nvlink_domain // node.gpus)
+
+    def partition(self, name: str) -> Partition | None:
+        """The partition of a name."""
+        return next((partition for partition in self.partitions if partition.name == name), None)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, without the digest."""
+        return {key: value for key, value in asdict(self).items() if key != "digest"}
+
+
+def digest_of(cluster: Cluster) -> str:
+    """A hash of the facts; where they come from and how they are written does not matter."""
+    facts = {key: value for key, value in cluster.facts().items() if key != "provenance"}
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def inventory_text(cluster: Cluster) -> str:
+    """The inventory a plan was proved against, for `inventory.json`: the nodes it uses, and the hash of the whole."""
+    return json.dumps({"digest": cluster.digest or digest_of(cluster), **cluster.facts()}, indent=2) + "\n"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dynamoc.compiler.cluster import Cluster, Node
+from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition, digest_of
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
 from dynamoc.compiler.edits import edit
+from dynamoc.compiler.gpus import find_gpu
+from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.shape import read_shape
 from dynamoc.compiler.source import Source
-from dynamoc.compiler.spec import Name, Positive, Size, Text
+from dynamoc.compiler.spec import Name, Positive, Size, Text, TimeLimit
 
 MAX_NODES = 10_000
 
@@ -26,7 +29,15 @@ class GpusSpec(_Part):
 
     count: Positive = Field(description="GPUs of a node.")
     kind: Text = Field(description="What they are, H100.")
-    memory: Size = Field(description="Memory of one GPU, 80 GiB.")
+    memory: Size | None = Field(default=None, description="Memory of one GPU, 80 GiB; that of its kind if left out.")
+
+
+class NicsSpec(_Part):
+    """The network adapters of one node that carry KV, all alike."""
+
+    count: Positive = Field(description="Adapters of a node.")
+    kind: Text = Field(description="What they are, ConnectX-7.")
+    bandwidth: Size = Field(description="Bytes a second of one adapter, one direction: 50 GB.")
 
 
 class NodeSpec(_Part):
@@ -37,6 +48,37 @@ class NodeSpec(_Part):
     cpus: Positive = Field(description="CPU cores of a node.")
     memory: Size = Field(description="Host memory of a node, 1 TiB.")
     gpus: GpusSpec | None = Field(default=None, description="Its GPUs; left out, it has none.")
+    hosts: list[Text] | None = Field(default=None, description="What the site calls these nodes, one name each.")
+    disk: Size | None = Field(default=None, description="Local disk of a node, 7 TiB.")
+    shm: Size | None = Field(default=None, description="Size of /dev/shm on a node, 1 TiB.")
+    nics: NicsSpec | None = Field(default=None, description="Its network adapters.")
+
+
+class PartitionSpec(_Part):
+    """A queue of the scheduler."""
+
+    name: Text = Field(description="Name of the partition.")
+    max_time: TimeLimit | None = Field(default=None, description="Longest job, 4:00:00 or 8 h.")
+    max_nodes: Positive | None = Field(default=None, description="Most nodes of a job.")
+
+
+class SiteSpec(_Part):
+    """What a scheduler of this site must be told; a recipe never holds it."""
+
+    partition: Text | None = Field(default=None, description="Partition of jobs.")
+    account: Text | None = Field(default=None, description="Account that is charged.")
+    qos: Text | None = Field(default=None, description="Quality of service.")
+    reservation: Text | None = Field(default=None, description="Reservation.")
+    container: Literal["pyxis", "apptainer", "podman", "docker", "none"] | None = Field(
+        default=None, description="What runs containers."
+    )
+    mounts: list[Text] | None = Field(default=None, description="Mounts of every container, source:target[:ro].")
+    interface: Text | None = Field(default=None, description="Network interface that processes bind, eth0.")
+    directives: dict[Text, bool | int | str] | None = Field(
+        default=None, description="Switches of directives the site needs or refuses: `exclusive: true`."
+    )
+    images: dict[Text, Text] | None = Field(default=None, description="Images by the names that recipes use.")
+    models: dict[Text, Text] | None = Field(default=None, description="Model folders by the names that recipes use.")
 
 
 class ClusterSpec(_Part):
@@ -48,6 +90,12 @@ class ClusterSpec(_Part):
         default=None, description="First port a plan may use on a node."
     )
     model_root: Text | None = Field(default=None, description="Folder under which models are looked up.")
+    nvlink_domain_nodes: Positive | None = Field(
+        default=None, description="Nodes that share an NVLink domain; what the kind of GPU says if left out."
+    )
+    partitions: list[PartitionSpec] | None = Field(default=None, description="Queues and their limits.")
+    site: SiteSpec | None = Field(default=None, description="What a scheduler must be told.")
+    provenance: Text | None = Field(default=None, description="Where these facts come from.")
 
 
 def read_cluster(source: Source) -> Cluster:
@@ -56,26 +104,66 @@ def read_cluster(source: Source) -> Cluster:
     spec = read_shape(ClusterSpec, _part_at, source, report)
     report.stop_on_errors()
     assert spec is not None
+    nodes = _all_nodes(spec, report)
+    report.stop_on_errors()
+    cluster = Cluster(
+        spec.name,
+        nodes,
+        provenance=spec.provenance or f"file {source.name}",
+        nvlink_domain_nodes=spec.nvlink_domain_nodes,
+        partitions=tuple(Partition(p.name, p.max_time, p.max_nodes) for p in spec.partitions or ()),
+        site={} if spec.site is None else plain(spec.site.model_dump(exclude_none=True)),
+        **{key: value for key in ("port_base", "model_root") if (value := getattr(spec, key)) is not None},
+    )
+    return replace(cluster, digest=digest_of(cluster))
+
+
+def _all_nodes(spec: ClusterSpec, report: Reporter) -> tuple[Node, ...]:
     nodes: dict[str, Node] = {}
     first: dict[str, Path] = {}
     for index, entry in enumerate(spec.nodes):
         at: Path = ("nodes", index, "name")
-        for node in _nodes(entry):
+        for node in _nodes(entry, ("nodes", index), report):
             if node.name in nodes:
                 _duplicate(node.name, at, first[node.name], entry, set(nodes), report)
                 break
             nodes[node.name], first[node.name] = node, at
-    report.stop_on_errors()
-    settings: dict[str, Any] = {"port_base": spec.port_base, "model_root": spec.model_root}
-    given = {key: value for key, value in settings.items() if value is not None}
-    return Cluster(spec.name, tuple(nodes.values()), provenance=f"file {source.name}", **given)
+    return tuple(nodes.values())
 
 
-def _nodes(entry: NodeSpec) -> list[Node]:
+def _nodes(entry: NodeSpec, at: Path, report: Reporter) -> list[Node]:
     names = [entry.name] if entry.count is None else [f"{entry.name}-{number}" for number in range(entry.count)]
-    gpus = entry.gpus
-    facts = (0, None, 0) if gpus is None else (gpus.count, gpus.kind, gpus.memory)
-    return [Node(name, entry.cpus, entry.memory, *facts) for name in names]
+    hosts: list[str | None] = [*entry.hosts] if entry.hosts is not None else [None] * len(names)
+    if len(hosts) != len(names):
+        label = ((*at, "hosts"), f"{len(hosts)} names")
+        report.error("D113", f"`hosts` names {len(hosts)} nodes, there are {len(names)}", label)
+        return []
+    gpus, nics = entry.gpus, entry.nics
+    node = Node(
+        entry.name,
+        entry.cpus,
+        entry.memory,
+        gpus=0 if gpus is None else gpus.count,
+        gpu_kind=None if gpus is None else gpus.kind,
+        gpu_memory_bytes=0 if gpus is None else _memory(gpus, at, report),
+        disk_bytes=entry.disk or 0,
+        shm_bytes=entry.shm or 0,
+        nics=None if nics is None else Nics(nics.count, nics.kind, nics.bandwidth),
+    )
+    return [replace(node, name=name, host=host) for name, host in zip(names, hosts, strict=True)]
+
+
+def _memory(gpus: GpusSpec, at: Path, report: Reporter) -> int:
+    """As written, else that of the kind."""
+    if gpus.memory is not None:
+        return gpus.memory
+    known = find_gpu(gpus.kind)
+    if known is not None:
+        return known.memory
+    label = ((*at, "gpus"), f"`{gpus.kind}` is not a GPU we know, so `memory` is needed here")
+    remedies = [Remedy((Put((*at, "gpus", "memory"), "80 GiB"),), "add `memory`, as the driver reports it")]
+    report.error("D111", "`gpus` lacks `memory`", label, at_key=True, remedies=remedies)
+    return 0
 
 
 def _duplicate(name: str, at: Path, first: Path, entry: NodeSpec, taken: set[str], report: Reporter) -> None:
@@ -92,4 +180,10 @@ def _part_at(location: tuple[str | int, ...]) -> type[BaseModel]:
             return ClusterSpec
         case (_, _, "gpus"):
             return GpusSpec
+        case (_, _, "nics"):
+            return NicsSpec
+        case ("partitions", *_):
+            return PartitionSpec
+        case ("site", *_):
+            return SiteSpec
     return NodeSpec
