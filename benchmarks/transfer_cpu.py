@@ -44,7 +44,7 @@ from dynamoc.runtime.transports.tcp_writer import STREAMS
 KEY = b"benchmark" * 4
 HOST = "127.0.0.1"
 BLOCK_BYTES = (16 * 1024, 64 * 1024, 368_640, 2 * 1024 * 1024)
-"""368,640 is a block of 16 tokens of SmolLM2-135M in float32."""
+"""368,640 is a block of 16 tokens of SmolLM2-135M in bfloat16."""
 TUNED = "glibc.cpu.x86_non_temporal_threshold=0x10000"
 MAKE: dict[str, type[ShmTransport | TcpTransport]] = {"shm": ShmTransport, "tcp": TcpTransport}
 

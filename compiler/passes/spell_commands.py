@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamoc.compiler.diagnostics import Reporter
+from dynamoc.compiler.dialect import PlacedWorker, dialect
 from dynamoc.compiler.plan import Plan, Process
+from dynamoc.compiler.replicas import Key
+from dynamoc.runtime.manifest import Launch, Role
+
+STREAMING_STORES = {"GLIBC_TUNABLES": "glibc.cpu.x86_non_temporal_threshold=0x10000"}
+"""A block written to a peer is read by the peer: stores past the writer's cache save reading the line first."""
 
 
 def spell_commands(plan: Plan, report: Reporter) -> Plan:
     """The agent puts the interpreter before these words and the run folder behind them."""
     del report
-    processes = tuple(replace(p, argv=_words(p), env=_environment(p)) for p in plan.processes)
+    workers: dict[Key, list[Process]] = {}
+    for process in plan.processes:
+        workers.setdefault((process.component.name, process.replica), []).append(process)
+    processes = tuple(
+        replace(p, argv=_words(p), env=_environment(p), launch=_launch(plan, p, workers[p.component.name, p.replica]))
+        for p in plan.processes
+    )
     return replace(plan, processes=processes)
+
+
+def _launch(plan: Plan, process: Process, parts: Sequence[Process]) -> Launch | None:
+    """How the engine is started, where it is a program of its own; `parts` are the processes of its worker."""
+    component = process.component
+    if component.worker is None:
+        return None
+    worker = PlacedWorker(
+        role=component.role,
+        options=component.worker,
+        model=plan.graph.model,
+        nodes=tuple(part.node for part in parts),
+        part=process.part,
+        gpus=process.gpus,
+        ports=parts[0].ports,
+        transport=process.transport,
+    )
+    return dialect(component.worker.engine).command(worker)
 
 
 def _words(process: Process) -> tuple[str, ...]:
@@ -27,6 +58,8 @@ def _environment(process: Process) -> dict[str, str]:
     if options is not None and options.device == "cpu":
         # A worker that waits must not spin on cores that its neighbours compute on.
         env |= {"OMP_NUM_THREADS": str(process.cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+        if process.component.role is Role.PREFILL and process.transport == "shm":
+            env |= STREAMING_STORES
     env |= process.component.env
     if options is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, process.gpus))

@@ -34,11 +34,11 @@ ENGINES = {
 }
 
 
-def bodies(tokens: int) -> list[dict[str, Any]]:
+def bodies(tokens: int, topic: str = "a river and a stone") -> list[dict[str, Any]]:
     return [
         {
             "model": "SmolLM2-135M-Instruct",
-            "messages": [{"role": "user", "content": f"Tell me story number {number} about a river and a stone."}],
+            "messages": [{"role": "user", "content": f"Tell me story number {number} about {topic}."}],
             "max_tokens": tokens,
             "temperature": 0,
             "seed": 1,
@@ -94,8 +94,9 @@ def test_killing_workers_and_router_under_load(
 def assert_used_again(pipeline: Pipeline, victim: str, tokens: int) -> None:
     """Requests reach the process in its new life."""
     metric = "dynamoc_router_requests_total" if victim == "router-0" else "dynamoc_worker_steps_total"
-    for _ in range(3):
-        assert all(r.error is None for r in asyncio.run(streams(pipeline.url, bodies(tokens))))
+    for attempt in range(3):
+        fresh = bodies(tokens, f"the house with {attempt} rooms, told by who never was there")
+        assert all(r.error is None for r in asyncio.run(streams(pipeline.url, fresh)))
         if pipeline.metric(victim, metric) > 0:
             return
     raise AssertionError(f"{victim} is back but not used")
