@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "status": "Show the state of a run.",
     "logs": "Show the logs of a run.",
     "explain": "Explain an error code.",
+    "inventory": "Write a cluster file from what a scheduler says.",
     "import": "Turn recipes of other systems into specs.",
     "schema": "Print the JSON schema of specs.",
     "model": "Fetch or convert models.",

@@ -1,25 +1,81 @@
-"""What this machine has, as a cluster of one node."""
+"""What this machine has, as a cluster of one node, and what a scheduler says of its nodes."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from dynamoc.compiler.cluster import Cluster, Node
+from dynamoc.compiler.cluster import Cluster, Node, digest_of
+from dynamoc.launcher import k8s_inventory, slurm_inventory
+from dynamoc.launcher.discovery import DiscoveryError, Findings, Machine
 
 QUERY_DEADLINE_S = 10.0
+SCHEDULER_DEADLINE_S = 60.0
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # its size is asked for; nothing is written
 
 
 def local_cluster() -> Cluster:
     """CPUs this process may use, memory it may have, and the GPUs that nvidia-smi lists, if it is there."""
-    cpus = len(os.sched_getaffinity(0))
+    found = find_local()
+    machine = found.machines[0]
+    node = Node(
+        "localhost",
+        machine.cpus,
+        machine.memory_bytes,
+        machine.gpus,
+        machine.gpu_kind,
+        machine.gpu_memory_bytes,
+        shm_bytes=machine.shm_bytes,
+    )
+    cluster = Cluster("local", (node,), provenance=found.provenance)
+    return replace(cluster, digest=digest_of(cluster))
+
+
+def find_local() -> Findings:
+    """This machine."""
     gpus, gpu_source = _gpus()
     kind, memory = gpus[0] if gpus else (None, 0)
-    node = Node("localhost", cpus, _memory_bytes(), len(gpus), kind, memory)
-    return Cluster("local", (node,), provenance=f"this machine: CPU affinity, memory limit, {gpu_source}")
+    machine = Machine(
+        host=os.uname().nodename,
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=_memory_bytes(),
+        gpus=len(gpus),
+        gpu_kind=kind,
+        gpu_memory_bytes=memory,
+        shm_bytes=_shm_bytes(),
+    )
+    return Findings("local", (machine,), f"this machine: CPU affinity, memory limit, {gpu_source}")
+
+
+def find_slurm() -> Findings:
+    """What Slurm lists; DiscoveryError where it is not there or does not answer."""
+    return slurm_inventory.read_slurm(_ask(slurm_inventory.NODE_WORDS), _ask(slurm_inventory.QUEUE_WORDS))
+
+
+def find_kubernetes() -> Findings:
+    """What Kubernetes lists; DiscoveryError where it is not there or does not answer."""
+    return k8s_inventory.read_kubernetes(_ask(k8s_inventory.NODE_WORDS))
+
+
+def _ask(words: Sequence[str]) -> str:
+    """The answer of a program; DiscoveryError says why there is none."""
+    program = shutil.which(words[0])
+    if program is None:
+        raise DiscoveryError(f"`{words[0]}` is not on this machine")
+    call = [program, *words[1:]]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=SCHEDULER_DEADLINE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DiscoveryError(f"`{' '.join(words)}` did not answer ({error})") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        raise DiscoveryError(f"`{' '.join(words)}` failed: {said[-1]}")
+    return done.stdout
 
 
 def _memory_bytes() -> int:
@@ -27,6 +83,14 @@ def _memory_bytes() -> int:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
     return physical if limit == "max" else min(physical, int(limit))
+
+
+def _shm_bytes() -> int:
+    """Size of /dev/shm; 0 where there is none."""
+    if not SHARED_MEMORY.is_dir():
+        return 0
+    facts = os.statvfs(SHARED_MEMORY)
+    return facts.f_frsize * facts.f_blocks
 
 
 def _gpus() -> tuple[list[tuple[str, int]], str]:
@@ -39,5 +103,10 @@ def _gpus() -> tuple[list[tuple[str, int]], str]:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=QUERY_DEADLINE_S, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return [], f"nvidia-smi failed ({error})"
+    return read_nvidia_smi(answer), "nvidia-smi"
+
+
+def read_nvidia_smi(answer: str) -> list[tuple[str, int]]:
+    """Name and bytes of each GPU in the CSV of nvidia-smi."""
     rows = [line.rsplit(",", 1) for line in answer.splitlines() if line.count(",")]
-    return [(name.strip(), int(mib) * 2**20) for name, mib in rows if mib.strip().isdigit()], "nvidia-smi"
+    return [(name.strip(), int(mib) * 2**20) for name, mib in rows if mib.strip().isdigit()]
