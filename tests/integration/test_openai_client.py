@@ -22,6 +22,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     if not SMOLLM2.is_dir():
         pytest.skip("no SmolLM2 folder: run `make model`")
     spec = (ROOT / "specs/graphs/quickstart.yaml").read_text()
+    spec = spec.replace("bfloat16", "float32")  # greedy text must not hang on how a processor rounds
     with serving(spec, tmp_path_factory.mktemp("openai")) as running:
         yield running
 
