@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynamoc.compiler.cluster import Cluster, Node
-from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
+from dynamoc.compiler.diagnostics import Change, Drop, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.graph import Component
+from dynamoc.compiler.graph import Component, Graph
 
 NODES_SHOWN = 8
 
@@ -15,17 +15,17 @@ NODES_SHOWN = 8
 def report_large(component: Component, largest: Node, report: Reporter) -> None:
     """D301: one worker is larger than any node."""
     assert component.worker is not None
-    parallel = component.worker.parallel
-    sizes = {"tp": parallel.tp, "pp": parallel.pp, "dp": parallel.dp}
-    factors = [name for name, size in sizes.items() if size > 1]
-    where = ("parallel", *factors[:1]) if factors else ("device",)
+    options, gpus = component.worker, component.worker.allotted
+    parallel = options.parallel
+    factors = [name for name, size in parallel.factors.items() if size > 1]
+    place = component.where(factors[0]) if factors else (*component.at, "device")
     report.error(
         "D301",
-        f"a worker of `{component.name}` needs {count_gpus(parallel.gpus)} on one node, "
+        f"a worker of `{component.name}` needs {count_gpus(gpus)} on one node, "
         + (f"the largest node has {largest.gpus}" if largest.gpus else "no node has any"),
-        ((*component.at, *where), count_gpus(parallel.gpus)),
+        ((*component.at, "gpus") if options.gpus is not None else place, count_gpus(gpus)),
         notes=[
-            f"tp x pp x dp = {parallel.tp} x {parallel.pp} x {parallel.dp} = {parallel.gpus}",
+            parallel.arithmetic if options.gpus is None else f"{count_gpus(gpus)} are allotted to one worker",
             f"node `{largest.name}` has {count_gpus(largest.gpus)}",
         ],
         remedies=_smaller(component, factors, largest.gpus),
@@ -38,7 +38,7 @@ def _smaller(component: Component, factors: Sequence[str], gpus: int) -> list[Re
     if gpus == 0:
         on_cpu = "cpu" in dialect(component.worker.engine).capabilities.devices
         return [Remedy((Put((*component.at, "device"), "cpu"),))] if on_cpu else []
-    if len(factors) != 1:
+    if len(factors) != 1 or component.worker.gpus is not None or component.worker.reading.facts:
         return []
     size = component.worker.parallel.gpus
     fitting = max(d for d in range(1, gpus + 1) if size % d == 0)
@@ -75,6 +75,77 @@ def report_overflow(
         notes=[_sum(components), f"GPUs of the cluster: {nodes}{more}"],
         remedies=[Remedy((Put(path, fitting),))] if fitting else [],
     )
+
+
+def report_thin(component: Component, largest: Node, report: Reporter) -> None:
+    """D313: so few nodes do not hold a worker."""
+    assert component.worker is not None
+    wanted, nodes = component.worker.allotted, component.worker.nodes_per_worker or 1
+    path = (*component.at, "nodes_per_worker")
+    fitting = -(-wanted // largest.gpus) if largest.gpus else 0
+    report.error(
+        "D313",
+        f"a worker of `{component.name}` has {count_gpus(wanted)}, "
+        f"more than {nodes} node{'s' * (nodes > 1)} of {largest.gpus}",
+        (path, f"{nodes} x {largest.gpus} = {nodes * largest.gpus}"),
+        notes=[f"{wanted} / {nodes} > {largest.gpus} GPUs of node `{largest.name}`"],
+        remedies=[Remedy((Put(path, fitting),))] if fitting else [],
+    )
+
+
+def report_own_nodes(component: Component, nodes: Sequence[Node], spare: int, report: Reporter) -> None:
+    """D313: the nodes that a component has for itself do not hold its workers; `spare` others are free."""
+    needed, there = _gpus([component]), sum(node.gpus for node in nodes)
+    largest = max(node.gpus for node in nodes)
+    report.error(
+        "D313",
+        f"`{component.name}` needs {count_gpus(needed)}, its {len(nodes)} node{'s' * (len(nodes) > 1)} "
+        + (f"of {largest} hold {there}" if needed > there else f"of {largest} do not hold its workers whole"),
+        ((*component.at, "nodes"), " + ".join(str(node.gpus) for node in nodes[:NODES_SHOWN])),
+        notes=[_sum([component])],
+        remedies=_more_nodes(component, len(nodes), largest, spare),
+    )
+
+
+def _more_nodes(component: Component, nodes: int, node_gpus: int, spare: int) -> list[Remedy]:
+    """As many nodes as hold all workers whole; where there are not so many, fewer workers."""
+    gpus = gpus_of(component)
+    if not node_gpus or not gpus:
+        return []
+    span, beside = -(-gpus // node_gpus), max(1, node_gpus // gpus)
+    fitting = component.replicas * span if span > 1 else -(-component.replicas // beside)
+    if fitting - nodes <= spare:
+        return [Remedy((Put((*component.at, "nodes"), fitting),))]
+    fewer = nodes // span if span > 1 else nodes * beside
+    return [Remedy((Put((*component.at, "replicas"), fewer),))] if fewer else []
+
+
+def report_nodes(graph: Graph, cluster: Cluster, report: Reporter) -> None:
+    """D314: components and services want more nodes for themselves than there are."""
+    owners = [(c, c.worker.nodes) for c in graph.components if c.worker is not None and c.worker.nodes]
+    terms = [f"`{c.name}` {nodes}" for c, nodes in owners]
+    terms += [f"reserved {graph.reserve_nodes}"] if graph.reserve_nodes else []
+    shared = [c.name for c in graph.components if c.worker is not None and not c.worker.nodes]
+    terms += [f"others at least 1 (`{shared[0]}`)"] if shared else []
+    wanted = sum(nodes for _, nodes in owners) + graph.reserve_nodes + bool(shared)
+    path = (*owners[0][0].at, "nodes") if owners else ("placement", "reserve_nodes")
+    report.error(
+        "D314",
+        f"the components want {wanted} nodes, the cluster has {len(cluster.nodes)}",
+        (path, ""),
+        notes=[f"{' + '.join(terms)} = {wanted}"],
+        remedies=_share(graph, cluster),
+    )
+
+
+def _share(graph: Graph, cluster: Cluster) -> list[Remedy]:
+    """Let everything share all nodes, where their GPUs are enough."""
+    wishes: list[Change] = [
+        Drop((*c.at, "nodes")) for c in graph.components if c.worker is not None and "nodes" in c.worker.written
+    ]
+    wishes += [Drop(("placement", "reserve_nodes"))] if graph.reserve_nodes else []
+    enough = _gpus(graph.components) <= sum(node.gpus for node in cluster.nodes)
+    return [Remedy(tuple(wishes))] if enough else []
 
 
 def _gpus(components: Sequence[Component]) -> int:

@@ -54,6 +54,8 @@ CODES: Mapping[str, str] = {
     "D310": "two frontends on one port",
     "D311": "a privileged port",
     "D312": "no port left",
+    "D313": "nodes that do not hold the workers meant for them",
+    "D314": "more nodes asked for than there are",
     "D320": "a load longer than the context",
     "D321": "a load larger than the KV pool",
     "D322": "a KV pool smaller than the context",
@@ -78,7 +80,8 @@ CODES: Mapping[str, str] = {
     "D522": "a flag against the spec",
     "D523": "a flag that is gone",
     "D524": "a flag of the wrong type",
+    "D525": "a transport the engine does not have",
 }
 
-NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D401", "D510"})
+NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D510"})
 """Rules of D3xx and up without which there is no plan: a waiver could not be kept."""

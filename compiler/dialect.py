@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.graph import SIZES, Model, Parallelism, WorkerOptions
-from dynamoc.runtime.manifest import Role, Word
+from dynamoc.runtime.manifest import Launch, Role
 
 DIALECTS: Mapping[str, str] = {
     "native": "dynamoc.compiler.engines.native",
@@ -37,6 +37,8 @@ class EngineCapabilities:
     shards_blocks: bool
     """The bytes of a block depend on `tp`, so both sides of a KV edge must have the same."""
     block_sizes: tuple[int, ...] | None = None
+    transports: tuple[str, ...] = ("shm", "tcp")
+    """How KV can move between its workers; the first is what an engine of its own does unless told."""
     spans_nodes: bool = False
     """A worker may be several processes, one a node."""
     external: bool = False
@@ -59,15 +61,7 @@ class PlacedWorker:
     gpus: tuple[int, ...]
     ports: Mapping[str, int]
     """Of the leading process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Words after the interpreter, variables, and files the words name, by name."""
-
-    words: tuple[Word, ...]
-    env: Mapping[str, Word] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
+    transport: str | None
 
 
 class OwnEngine:
@@ -89,10 +83,15 @@ class OwnEngine:
         tp, pp, dp, ep = (sizes.get(name, 1) for name in SIZES)
         return Parallelism(tp, pp, dp, ep)
 
-    def command(self, worker: PlacedWorker) -> Command | None:
+    def command(self, worker: PlacedWorker) -> Launch | None:
         """They are started as workers of the runtime."""
         del worker
         return None
+
+    def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
+        """The worker's own; a worker is one process."""
+        del role, leads, nodes
+        return ("plane", "metrics")
 
 
 class EngineDialect(Protocol):
@@ -113,8 +112,12 @@ class EngineDialect(Protocol):
         """Whether the sizes are those of all replicas together, as behind a load balancer over data-parallel ranks."""
         ...
 
-    def command(self, worker: PlacedWorker) -> Command | None:
+    def command(self, worker: PlacedWorker) -> Launch | None:
         """How one process of a worker is started; None where the engine is part of this package."""
+        ...
+
+    def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
+        """What a process of a worker over so many nodes listens for."""
         ...
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:

@@ -83,7 +83,7 @@ def _facts(plan: Plan, component: Component) -> list[str]:
     facts = [] if component.name == component.role else [str(component.role)]
     options = component.worker
     if options is not None:
-        gpus = len(processes[0].gpus)
+        gpus = options.allotted
         facts.append(
             f"{options.engine} · {gpus} GPU" + ("s" if gpus > 1 else "") if gpus else f"{options.engine} · CPU"
         )

@@ -49,6 +49,8 @@ def _process(process: Process) -> ProcessSpec:
         component=component.name,
         role=component.role,
         replica=process.replica,
+        part=process.part,
+        launch=process.launch,
         node=process.node,
         argv=process.argv,
         gpus=process.gpus,

@@ -34,20 +34,51 @@ def total(items: Sequence[Resources]) -> Resources:
     return reduce(Resources.plus, items, Resources())
 
 
-def pack(demands: Sequence[Resources], rooms: Sequence[Resources]) -> tuple[int, ...] | None:
+def pack(
+    demands: Sequence[Resources],
+    rooms: Sequence[Resources],
+    groups: Sequence[int] | None = None,
+    spread: bool = False,
+) -> tuple[int, ...] | None:
     """The node of each demand; None if there is no fit, or none found within a bounded search.
 
-    Put large demands first: what the search tries first is then what people expect.
+    Put large demands first: what the search tries first is then what people expect. Demands of one of the `groups`
+    stand beside each other and go to different nodes. With `spread`, empty nodes are tried first.
     """
     if not total(demands).fits(total(rooms)):
         return None
-    search = _Search(demands, rooms)
+    search = _Search(demands, rooms, groups or range(len(demands)), spread)
     return search.run()
 
 
+def fill(units: Sequence[Sequence[int]], rooms: Sequence[int]) -> list[list[tuple[int, int]]] | None:
+    """(node, GPUs) of each unit, node after node: those with several parts take what they find, in order."""
+    free = list(rooms)
+    taken: list[list[tuple[int, int]]] = [[] for _ in units]
+    for number in sorted(range(len(units)), key=lambda n: -len(units[n])):
+        wanted, several = sum(units[number]), len(units[number]) > 1
+        for node, room in enumerate(free):
+            gpus = min(room, wanted) if several else wanted
+            if not several and room < wanted:
+                continue
+            if gpus:
+                taken[number].append((node, gpus))
+                free[node] -= gpus
+                wanted -= gpus
+            if not wanted:
+                break
+        if wanted:
+            return None
+    return [own or [(0, 0)] for own in taken]
+
+
 class _Search:
-    def __init__(self, demands: Sequence[Resources], rooms: Sequence[Resources]) -> None:
+    def __init__(
+        self, demands: Sequence[Resources], rooms: Sequence[Resources], groups: Sequence[int], spread: bool
+    ) -> None:
         self.demands = demands
+        self.groups = groups
+        self.spread = spread
         self.rooms = rooms
         self.free = list(rooms)
         self.light = [0] * len(rooms)
@@ -76,12 +107,24 @@ class _Search:
         """Nodes with room, best first, and of nodes that are alike only the first."""
         states = zip(self.free, self.rooms, self.light, strict=True)
         alike: dict[tuple[Resources, Resources, int], int] = {}
+        beside = self._beside()
         for node, state in enumerate(states):
-            alike.setdefault(state, node)
+            if node not in beside:
+                alike.setdefault(state, node)
         fitting = [node for (free, _, _), node in alike.items() if demand.fits(free)]
         if demand.gpus:
-            return iter(sorted(fitting, key=lambda node: (self.free[node].gpus, node)))
+            sign = -1 if self.spread else 1
+            return iter(sorted(fitting, key=lambda node: (sign * self.free[node].gpus, node)))
         return iter(sorted(fitting, key=lambda node: (self._crowding(node), node)))
+
+    def _beside(self) -> set[int]:
+        """Nodes of the other demands of the same group."""
+        nodes: set[int] = set()
+        for index in range(len(self.chosen) - 1, -1, -1):
+            if self.groups[index] != self.groups[len(self.chosen)]:
+                break
+            nodes.add(self.chosen[index])
+        return nodes
 
     def _crowding(self, node: int) -> float:
         room = self.rooms[node]

@@ -1,170 +1,192 @@
-"""Graph -> Plan: every worker gets a node and GPUs. What it is told there is decided by the passes over the plan."""
+"""Graph -> Plan: every worker gets nodes and GPUs. What it is told there is decided by the passes over the plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dynamoc.compiler import capacity
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.diagnostics import Reporter
-from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Graph
-from dynamoc.compiler.packing import Resources, pack, total
+from dynamoc.compiler.packing import Resources, fill, pack
 from dynamoc.compiler.plan import Plan, Process
-from dynamoc.runtime.manifest import Role
+from dynamoc.compiler.replicas import Key, Replica, Unit, needs_of, replicas_of, units_of
 
 FRONT_NODE = 0
 """Where frontends and the router are, unless the spec puts them beside workers."""
 
-ROLE_ORDER = tuple(Role)
 
-Key = tuple[str, int]
-"""Component and replica."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one replica has of one node."""
+
+    node: int
+    gpus: int
+
+
+Shares = Mapping[Key, tuple[Share, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    """One replica of a component, before it has a node."""
+class Zone:
+    """Nodes that some units have for themselves. `owner` asked for them; the rest of the units share what is left."""
 
-    component: Component
-    number: int
-    needs: Resources
-    kv_blocks: int
-
-    @property
-    def key(self) -> Key:
-        """What names it."""
-        return self.component.name, self.number
-
-
-Unit = Sequence[Replica]
-"""Replicas that stay together on a node."""
+    nodes: tuple[int, ...]
+    units: tuple[Unit, ...]
+    owner: Component | None = None
 
 
 def place(graph: Graph, cluster: Cluster, report: Reporter) -> Plan | None:
-    """A deterministic placement, or None after reporting D301, D302 or D303."""
-    replicas = [
-        _replica(graph, component, number)
-        for component in sorted(graph.components, key=lambda c: (ROLE_ORDER.index(c.role), c.name))
-        for number in range(component.replicas)
-    ]
-    units = _units(replicas, graph.same_node)
+    """A deterministic placement, or None after reporting D301, D302, D303 or D313."""
+    replicas = replicas_of(graph, cluster)
+    units = units_of(replicas, graph.same_node)
     if not _check_sizes(units, cluster, report):
         return None
-    chosen = _pack(units, cluster)
-    if chosen is None:
-        _report_overflow(graph, units, cluster, report)
+    zones = _zones(graph, replicas, units, cluster)
+    if zones is None:
+        capacity.report_nodes(graph, cluster, report)
         return None
-    nodes = dict.fromkeys((replica.key for replica in replicas), FRONT_NODE)
-    nodes |= {replica.key: node for unit, node in zip(units, chosen, strict=True) for replica in unit}
-    used = sorted(set(nodes.values()))
-    nodes = {key: used.index(node) for key, node in nodes.items()}
+    shares: dict[Key, tuple[Share, ...]] = dict.fromkeys((r.key for r in replicas), (Share(FRONT_NODE, 0),))
+    for zone in zones:
+        found = _place_zone(zone, cluster)
+        if found is None:
+            taken = graph.reserve_nodes + sum(len(other.nodes) for other in zones if other.owner or other.units)
+            _report_full(graph, zone, cluster, len(cluster.nodes) - taken, report)
+            return None
+        shares |= found
+    used = sorted({share.node for own in shares.values() for share in own} | set(range(graph.reserve_nodes)))
+    moved = {key: tuple(Share(used.index(s.node), s.gpus) for s in own) for key, own in shares.items()}
     allocation = replace(cluster, nodes=tuple(cluster.nodes[node] for node in used))
-    return Plan(graph, allocation, tuple(_processes(replicas, nodes, _gpus(units, nodes))), {})
+    order = [replica for unit in units for replica in sorted(unit, key=lambda r: -r.needs.gpus)]
+    return Plan(graph, allocation, tuple(_processes(replicas, moved, _gpus(order, moved))), {})
 
 
-def _replica(graph: Graph, component: Component, number: int) -> Replica:
-    options = component.worker
-    if options is None:
-        return Replica(component, number, Resources(), 0)
-    engine = dialect(options.engine)
-    blocks = engine.pool_blocks(graph.model.geometry, options) or 0
-    memory = engine.host_bytes(graph.model.geometry, options, blocks) if options.device == "cpu" else 0
-    needs = Resources(capacity.gpus_of(component), options.cpus or 0, memory)
-    return Replica(component, number, needs, blocks)
+def _zones(graph: Graph, replicas: Sequence[Replica], units: Sequence[Unit], cluster: Cluster) -> list[Zone] | None:
+    """Components with `nodes` come first, each with as many; the others share the rest. None: too few nodes."""
+    free = list(range(graph.reserve_nodes, len(cluster.nodes)))
+    owners = {r.component.name: r.component for r in replicas if _own_nodes(r.component)}
+    zones = []
+    for name, owner in owners.items():
+        chosen = sorted(sorted(free, key=lambda node: -cluster.nodes[node].gpus)[: _own_nodes(owner)])
+        if len(chosen) < _own_nodes(owner):
+            return None
+        free = [node for node in free if node not in chosen]
+        zones.append(Zone(tuple(chosen), tuple(u for u in units if u[0].component.name == name), owner))
+    rest = tuple(unit for unit in units if unit[0].component.name not in owners)
+    if rest and not free:
+        return None
+    return [*zones, Zone(tuple(free), rest)] if rest else zones
 
 
-def _units(replicas: Sequence[Replica], same_node: Iterable[Sequence[str]]) -> list[Unit]:
-    """Largest need first. Pinned groups that share a component are one; one without workers asks for nothing."""
-    groups: list[set[str]] = []
-    for names in same_node:
-        merged = set(names).union(*(group for group in groups if group & set(names)))
-        groups = [group for group in groups if not group & merged] + [merged]
-    units: dict[Key, list[Replica]] = {}
-    for replica in replicas:
-        pinned = next((min(group) for group in groups if replica.component.name in group), None)
-        units.setdefault((pinned, -1) if pinned else replica.key, []).append(replica)
-    placed = [unit for unit in units.values() if any(replica.component.role.is_worker for replica in unit)]
-    return sorted(placed, key=_size, reverse=True)
+def _own_nodes(component: Component) -> int:
+    return (component.worker.nodes or 0) if component.worker is not None else 0
 
 
-def _needs(unit: Unit) -> Resources:
-    return total([replica.needs for replica in unit])
+def _place_zone(zone: Zone, cluster: Cluster) -> dict[Key, tuple[Share, ...]] | None:
+    """GPUs must fit; CPUs and memory should: where they cannot, a pass over the plan shows by how much.
+
+    Where the equal parts of workers that span nodes do not fit, their GPUs are taken node after node.
+    """
+    nodes = [cluster.nodes[index] for index in zone.nodes]
+    rooms = [Resources(node.gpus, node.cpus, node.memory_bytes) for node in nodes]
+    bare = [Resources(node.gpus) for node in nodes]
+    parts = [_parts(unit) for unit in zone.units]
+    demands = [part for own in parts for part in own]
+    groups = [number for number, own in enumerate(parts) for _ in own]
+    chosen = (
+        (pack(demands, rooms, groups, spread=True) if zone.owner is not None else None)
+        or pack(demands, rooms, groups)
+        or pack([Resources(demand.gpus) for demand in demands], bare, groups)
+    )
+    if chosen is not None:
+        ahead = iter(chosen)
+        return _shares(zone, [[(next(ahead), part.gpus) for part in own] for own in parts])
+    filled = fill([[part.gpus for part in own] for own in parts], [node.gpus for node in nodes])
+    return None if filled is None else _shares(zone, filled)
 
 
-def _size(unit: Unit) -> tuple[int, int, int]:
-    needs = _needs(unit)
-    return needs.gpus, needs.cpus, needs.memory_bytes
+def _parts(unit: Unit) -> Sequence[Resources]:
+    """What a unit needs of each node it is on."""
+    return unit[0].parts if len(unit) == 1 else [needs_of(unit)]
 
 
-def _pack(units: Sequence[Unit], cluster: Cluster) -> tuple[int, ...] | None:
-    """GPUs must fit; CPUs and memory should: where they cannot, a pass over the plan shows by how much."""
-    demands = [_needs(unit) for unit in units]
-    rooms = [Resources(node.gpus, node.cpus, node.memory_bytes) for node in cluster.nodes]
-    return pack(demands, rooms) or _pack_gpus(units, cluster)
-
-
-def _pack_gpus(units: Sequence[Unit], cluster: Cluster) -> tuple[int, ...] | None:
-    return pack([Resources(_needs(unit).gpus) for unit in units], [Resources(node.gpus) for node in cluster.nodes])
+def _shares(zone: Zone, taken: Sequence[Sequence[tuple[int, int]]]) -> dict[Key, tuple[Share, ...]]:
+    """From (node of the zone, GPUs) for each unit; replicas that stay together share the one node of theirs."""
+    shares = {}
+    for unit, own in zip(zone.units, taken, strict=True):
+        for replica in unit:
+            gpus = [count for _, count in own] if len(unit) == 1 else [replica.needs.gpus]
+            shares[replica.key] = tuple(Share(zone.nodes[n], g) for (n, _), g in zip(own, gpus, strict=True))
+    return shares
 
 
 def _check_sizes(units: Sequence[Unit], cluster: Cluster, report: Reporter) -> bool:
-    """Whether every unit fits an empty node."""
+    """Whether every part fits an empty node."""
     largest = max(cluster.nodes, key=lambda node: node.gpus)
-    replicas = [replica for unit in units for replica in unit]
-    large = {r.component.name: r.component for r in replicas if r.needs.gpus > largest.gpus}
+    large = {r.component.name: r.component for u in units for r in u if max(p.gpus for p in r.parts) > largest.gpus}
     for component in large.values():
-        capacity.report_large(component, largest, report)
-    pinned = [unit for unit in units if _needs(unit).gpus > largest.gpus] if not large else []
+        assert component.worker is not None
+        thin = component.worker.nodes_per_worker is not None
+        (capacity.report_thin if thin else capacity.report_large)(component, largest, report)
+    pinned = [unit for unit in units if len(unit) > 1 and needs_of(unit).gpus > largest.gpus] if not large else []
     for unit in pinned:
         components = {replica.component.name: replica.component for replica in unit}
         capacity.report_pinned(list(components.values()), largest, report)
     return not large and not pinned
 
 
-def _report_overflow(graph: Graph, units: Sequence[Unit], cluster: Cluster, report: Reporter) -> None:
+def _report_full(graph: Graph, zone: Zone, cluster: Cluster, spare: int, report: Reporter) -> None:
     """Blame the component with most GPUs, and find how many of its replicas would fit."""
-    components = [component for component in graph.components if capacity.gpus_of(component)]
+    nodes = [cluster.nodes[index] for index in zone.nodes]
+    if zone.owner is not None:
+        capacity.report_own_nodes(zone.owner, nodes, spare, report)
+        return
+    components = [c for c in graph.components if capacity.gpus_of(c) and not _own_nodes(c)]
     culprit = max(components, key=lambda c: c.replicas * capacity.gpus_of(c))
     fitting = None
     for replicas in range(culprit.replicas - 1, 0, -1):
-        fewer = [[r for r in unit if r.component is not culprit or r.number < replicas] for unit in units]
-        needed = total([_needs(unit) for unit in fewer]).gpus
-        if needed <= sum(node.gpus for node in cluster.nodes):
-            fitting = replicas if _pack_gpus(fewer, cluster) else None
+        fewer = [[r for r in unit if r.component is not culprit or r.number < replicas] for unit in zone.units]
+        fewer = [unit for unit in fewer if unit]
+        if sum(needs_of(unit).gpus for unit in fewer) <= sum(node.gpus for node in nodes):
+            fitting = replicas if _place_zone(Zone(zone.nodes, tuple(fewer)), cluster) is not None else None
             break
-    capacity.report_overflow(components, culprit, fitting, cluster, report)
+    capacity.report_overflow(components, culprit, fitting, replace(cluster, nodes=tuple(nodes)), report)
 
 
-def _gpus(units: Sequence[Unit], nodes: Mapping[Key, int]) -> dict[Key, tuple[int, ...]]:
+def _gpus(replicas: Sequence[Replica], shares: Shares) -> dict[tuple[Key, int], tuple[int, ...]]:
     """GPUs of a node are handed out in the order of packing, so those of a worker are contiguous."""
-    first = dict.fromkeys(nodes.values(), 0)
+    first: dict[int, int] = {}
     gpus = {}
-    for unit in units:
-        for replica in sorted(unit, key=lambda r: -r.needs.gpus):
-            node = nodes[replica.key]
-            gpus[replica.key] = tuple(range(first[node], first[node] + replica.needs.gpus))
-            first[node] += replica.needs.gpus
+    for replica in replicas:
+        for share in shares[replica.key]:
+            start = first.get(share.node, 0)
+            gpus[replica.key, share.node] = tuple(range(start, start + share.gpus))
+            first[share.node] = start + share.gpus
     return gpus
 
 
 def _processes(
-    replicas: Sequence[Replica], nodes: Mapping[Key, int], gpus: Mapping[Key, tuple[int, ...]]
+    replicas: Sequence[Replica], shares: Shares, gpus: Mapping[tuple[Key, int], tuple[int, ...]]
 ) -> Iterator[Process]:
+    """One on each node of a replica; ranks are numbered through."""
     for replica in replicas:
-        own = gpus.get(replica.key, ())
-        yield Process(
-            name=f"{replica.component.name}-{replica.number}",
-            component=replica.component,
-            replica=replica.number,
-            node=nodes[replica.key],
-            gpus=own,
-            ranks=tuple(range(len(own))),
-            cpus=replica.needs.cpus,
-            ports={},
-            argv=(),
-            env={},
-            kv_blocks=replica.kv_blocks,
-            transport=None,
-        )
+        rank = 0
+        for part, share in enumerate(shares[replica.key]):
+            own = gpus.get((replica.key, share.node), ())
+            yield Process(
+                name=f"{replica.component.name}-{replica.number}" + (f"-{part}" if part else ""),
+                component=replica.component,
+                replica=replica.number,
+                part=part,
+                node=share.node,
+                gpus=own,
+                ranks=tuple(range(rank, rank + len(own))),
+                cpus=replica.parts[min(part, len(replica.parts) - 1)].cpus,
+                ports={},
+                argv=(),
+                env={},
+                kv_blocks=replica.kv_blocks,
+                transport=None,
+            )
+            rank += len(own)

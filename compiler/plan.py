@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.graph import Component, Graph
+from dynamoc.runtime.manifest import Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Process:
     name: str
     component: Component
     replica: int
+    part: int
+    """Which of its worker's processes this is, one a node; 0 leads."""
     node: int
     gpus: tuple[int, ...]
     ranks: tuple[int, ...]
@@ -25,6 +28,8 @@ class Process:
     env: Mapping[str, str]
     kv_blocks: int
     transport: str | None
+    launch: Launch | None = None
+    """How the engine itself is started, where it is a program of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dynamoc.compiler.dialect import EngineCapabilities
 from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.graph import SIZES, Model, WorkerOptions
-from dynamoc.runtime.manifest import Word
+from dynamoc.runtime.manifest import Role, Word
 
 
 class ServedEngine:
@@ -32,6 +32,13 @@ class ServedEngine:
         """Only where an engine says so."""
         del facts
         return False
+
+    def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
+        """The worker's beside the engine's own server, and where processes of several nodes meet."""
+        del role
+        if not leads:
+            return ("metrics",)
+        return ("plane", "metrics", "http", *(("rendezvous",) if nodes > 1 else ()))
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:
         """As told; otherwise the engine decides."""

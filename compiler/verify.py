@@ -30,20 +30,33 @@ def verify_plan(plan: Plan) -> None:
     """Every process is on a node, no GPU and no port has two owners, ranks number the GPUs of a worker."""
     _unique("process", (process.name for process in plan.processes))
     expected = sum(component.replicas for component in plan.graph.components)
-    _require(len(plan.processes) == expected, f"{len(plan.processes)} processes for {expected} replicas")
+    leaders = sum(process.part == 0 for process in plan.processes)
+    _require(leaders == expected, f"{leaders} leading processes for {expected} replicas")
     for process in plan.processes:
         _verify_process(plan, process)
+    _verify_ranks(plan)
     _unique("GPU", ((p.node, gpu) for p in plan.processes for gpu in p.gpus))
     _unique("port", ((p.node, port) for p in plan.processes for port in p.ports.values()))
 
 
 def _verify_process(plan: Plan, process: Process) -> None:
     _require(0 <= process.node < len(plan.cluster.nodes), f"{process.name} is on no node")
-    node, options = plan.cluster.nodes[process.node], process.component.worker
+    node = plan.cluster.nodes[process.node]
     _require(all(0 <= gpu < node.gpus for gpu in process.gpus), f"{process.name} has a GPU the node has not")
-    _require(process.ranks == tuple(range(len(process.gpus))), f"ranks of {process.name} do not number its GPUs")
-    wanted = options.allotted if options is not None else 0
-    _require(len(process.gpus) == wanted, f"{process.name} has {len(process.gpus)} of {wanted} GPUs")
+    _require(len(process.ranks) == len(process.gpus), f"{process.name} has not one rank for each GPU")
+
+
+def _verify_ranks(plan: Plan) -> None:
+    workers: dict[tuple[str, int], list[Process]] = {}
+    for process in plan.processes:
+        workers.setdefault((process.component.name, process.replica), []).append(process)
+    for parts in workers.values():
+        options, name = parts[0].component.worker, parts[0].name
+        wanted = options.allotted if options is not None else 0
+        ranks = [rank for part in parts for rank in part.ranks]
+        _require(ranks == list(range(wanted)), f"ranks of {name} do not number its {wanted} GPUs")
+        _require([part.part for part in parts] == list(range(len(parts))), f"parts of {name} are not in order")
+        _require(len({part.node for part in parts}) == len(parts), f"parts of {name} share a node")
 
 
 def _unique(what: str, items: Iterable[object]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import Command, EngineCapabilities, PlacedWorker
+from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
 from dynamoc.compiler.graph import Parallelism
 from dynamoc.compiler.serving import ServedEngine, model_of, spell_flags
-from dynamoc.runtime.manifest import HostRef, Role, Word
+from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
 
 class Sglang(ServedEngine):
@@ -22,6 +22,7 @@ class Sglang(ServedEngine):
         kv_dtypes=None,
         divides_model=True,
         shards_blocks=False,
+        transports=("mooncake", "nixl"),
         spans_nodes=True,
         external=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 1, "max_batched_tokens": 0, "max_sequences": 0},
@@ -41,7 +42,11 @@ class Sglang(ServedEngine):
             dp_inside_tp=inside,
         )
 
-    def command(self, worker: PlacedWorker) -> Command | None:
+    def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
+        """Decode workers ask prefill workers where KV is, at a server of its own."""
+        return super().ports(role, leads, nodes) + (("bootstrap",) if leads and role is Role.PREFILL else ())
+
+    def command(self, worker: PlacedWorker) -> Launch | None:
         """One launcher a node; the first node's address is where they meet."""
         options, facts = worker.options, worker.options.facts
         module = "dynamo.sglang" if options.entrypoint == "dynamo" else "sglang.launch_server"
@@ -59,7 +64,7 @@ class Sglang(ServedEngine):
         if len(worker.nodes) > 1:
             meeting = HostRef(node=worker.nodes[0], port=worker.ports["rendezvous"])
             words += ["--nnodes", str(len(worker.nodes)), "--node-rank", str(worker.part), "--dist-init-addr", meeting]
-        return Command(tuple(words))
+        return Launch(words=tuple(words))
 
 
 DIALECT = Sglang()

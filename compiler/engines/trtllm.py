@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import Command, EngineCapabilities, PlacedWorker
+from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
 from dynamoc.compiler.graph import Parallelism
 from dynamoc.compiler.rendering import to_yaml
 from dynamoc.compiler.serving import ServedEngine, model_of
-from dynamoc.runtime.manifest import FileRef, Role, Word
+from dynamoc.runtime.manifest import FileRef, Launch, Role, Word
 
 OPTIONS_FILE = "engine.yaml"
 
@@ -25,6 +25,7 @@ class Trtllm(ServedEngine):
         kv_dtypes=None,
         divides_model=True,
         shards_blocks=False,
+        transports=("default", "ucx", "nixl", "mooncake", "mpi"),
         spans_nodes=True,
         external=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 32, "max_batched_tokens": 0, "max_sequences": 0},
@@ -37,7 +38,7 @@ class Trtllm(ServedEngine):
         dp = sizes.get("dp", tp if inside else 1)
         return Parallelism(tp, pp, dp, ep, cp=facts.get("cp") or 1, dp_inside_tp=inside)
 
-    def command(self, worker: PlacedWorker) -> Command | None:
+    def command(self, worker: PlacedWorker) -> Launch | None:
         """All of `args` are in a file, so that nested values arrive as they were written."""
         options = worker.options
         text = to_yaml({**options.args, **_nested(self.flags_of_fields(options))})
@@ -48,7 +49,7 @@ class Trtllm(ServedEngine):
             words += ["--served-model-name", worker.model.served_name]
             if worker.role is not Role.AGGREGATED:
                 words += ["--disaggregation-mode", str(worker.role)]
-        return Command(tuple(words), files={OPTIONS_FILE: text})
+        return Launch(words=tuple(words), files={OPTIONS_FILE: text})
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import Command, EngineCapabilities, PlacedWorker
+from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.graph import Parallelism
 from dynamoc.compiler.serving import ServedEngine, model_of, spell_flags
-from dynamoc.runtime.manifest import HostRef, Role, Word
+from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
 TRANSPORTS = {"nixlconnector": "nixl", "mooncakeconnector": "mooncake", "lmcacheconnectorv1": "lmcache"}
 
@@ -26,6 +26,7 @@ class Vllm(ServedEngine):
         kv_dtypes=None,
         divides_model=True,
         shards_blocks=False,
+        transports=("nixl", "mooncake", "lmcache"),
         spans_nodes=True,
         external=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 16, "max_batched_tokens": 0, "max_sequences": 0},
@@ -59,7 +60,7 @@ class Vllm(ServedEngine):
         """Data-parallel ranks may be spread over servers, each of which is told the size of all together."""
         return any(facts.get(fact) is not None for fact in ("hybrid_lb", "external_lb", "dp_local", "dp_rank"))
 
-    def command(self, worker: PlacedWorker) -> Command | None:
+    def command(self, worker: PlacedWorker) -> Launch | None:
         """One `serve` a node; further nodes join the first."""
         options = worker.options
         args = {key: value for key, value in options.args.items() if key != "model"}
@@ -71,7 +72,7 @@ class Vllm(ServedEngine):
         if "served_name" not in options.facts:
             more["served-model-name"] = worker.model.served_name
         words += [*spell_flags(args, "words"), *spell_flags(more, "words"), *self._roles(worker), *self._nodes(worker)]
-        return Command(tuple(words))
+        return Launch(words=tuple(words))
 
     def _roles(self, worker: PlacedWorker) -> list[Word]:
         facts = worker.options.facts

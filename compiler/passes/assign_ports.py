@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import replace
 
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
+from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.runtime.manifest import Role
@@ -85,7 +86,7 @@ def _choose(plan: Plan, process: Process, taken: dict[tuple[int, int], Process])
     offset = int.from_bytes(digest) // STRIDE * STRIDE % max(span, 1)
     candidates = (base + (offset + step) % span for step in range(span))
     ports = {}
-    for purpose in _purposes(process):
+    for purpose in _purposes(plan, process):
         port = next((p for p in candidates if (process.node, p) not in taken), None)
         if port is None:
             return None
@@ -94,8 +95,12 @@ def _choose(plan: Plan, process: Process, taken: dict[tuple[int, int], Process])
     return ports
 
 
-def _purposes(process: Process) -> tuple[str, ...]:
+def _purposes(plan: Plan, process: Process) -> tuple[str, ...]:
     """What a process other than a frontend listens for."""
+    options = process.component.worker
+    if options is not None and dialect(options.engine).capabilities.external:
+        nodes = sum(p.component is process.component and p.replica == process.replica for p in plan.processes)
+        return dialect(options.engine).ports(process.component.role, process.part == 0, nodes)
     receives = process.component.role is Role.DECODE and process.transport in LISTENING_TRANSPORTS
     return ("plane", "metrics", "kv") if receives else ("plane", "metrics")
 

@@ -1,4 +1,4 @@
-"""How KV moves along each edge: shared memory where all of its workers share a node, else tcp.
+"""How KV moves along each edge: as its engines do it; between ours by shared memory on one node, else by tcp.
 
 A worker speaks one transport, so edges that share a component share the choice.
 """
@@ -9,22 +9,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
+from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Edge, EdgeKind
 from dynamoc.compiler.plan import Plan
 
 
 def choose_transports(plan: Plan, report: Reporter) -> Plan:
-    """D306 shared memory across nodes, D307 edges of one worker that declare different transports."""
+    """D306 shared memory across nodes, D307 different transports at one worker, D525 one the engine has not."""
     transports: dict[tuple[str, str], str] = {}
     of_component: dict[str, str] = {}
     for edges in _joined([edge for edge in plan.graph.edges if edge.kind is EdgeKind.KV]):
         names = {name for edge in edges for name in (edge.source, edge.target)}
         nodes = {process.node for process in plan.processes if process.component.name in names}
         declared = _declared(edges, report)
+        if declared is not None:
+            _check_known(plan, declared, report)
         if declared is not None and declared.transport == "shm" and len(nodes) > 1:
             _report_apart(plan, declared, report)
         chosen = declared.transport if declared is not None else None
-        transport = chosen or ("shm" if len(nodes) == 1 else "tcp")
+        transport = chosen or _usual(plan, names) or ("shm" if len(nodes) == 1 else "tcp")
         transports |= {(edge.source, edge.target): transport for edge in edges}
         of_component |= dict.fromkeys(names, transport)
     processes = tuple(replace(p, transport=of_component.get(p.component.name)) for p in plan.processes)
@@ -40,6 +43,34 @@ def _joined(edges: Sequence[Edge]) -> list[list[Edge]]:
         groups = [group for group in groups if group not in touching]
         groups.append([*(e for group in touching for e in group), edge])
     return groups
+
+
+def _usual(plan: Plan, names: set[str]) -> str | None:
+    """What the flags of an engine that is a program of its own say, or what it does without."""
+    for component in plan.graph.components:
+        if component.name in names and component.worker is not None:
+            facts = dialect(component.worker.engine).capabilities
+            if facts.external:
+                told = component.worker.facts.get("kv_transport")
+                return str(told).lower() if told else facts.transports[0]
+    return None
+
+
+def _check_known(plan: Plan, edge: Edge, report: Reporter) -> None:
+    for name in (edge.source, edge.target):
+        component = plan.graph.component(name)
+        assert component.worker is not None
+        known = dialect(component.worker.engine).capabilities.transports
+        if edge.transport not in known:
+            path = (*edge.at, "transport")
+            report.error(
+                "D525",
+                f"engine `{component.worker.engine}` does not move KV by `{edge.transport}`",
+                (path, f"of `{name}`"),
+                notes=[f"it moves KV by {', '.join(f'`{way}`' for way in known)}"],
+                remedies=[Remedy((Put(path, known[0]),))],
+            )
+            return
 
 
 def _declared(edges: Sequence[Edge], report: Reporter) -> Edge | None:

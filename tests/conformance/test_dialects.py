@@ -12,8 +12,8 @@ from dynamoc.runtime.engines.native.runner import NativeArguments
 from dynamoc.runtime.engines.registry import ENGINES
 
 
-def test_every_engine_has_a_dialect() -> None:
-    assert set(DIALECTS) == set(ENGINES)
+def test_every_engine_of_ours_has_a_dialect() -> None:
+    assert {name for name in DIALECTS if not dialect(name).capabilities.external} == set(ENGINES)
     assert [dialect(name).name for name in DIALECTS] == list(DIALECTS)
 
 
