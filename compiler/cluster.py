@@ -88,8 +88,3 @@ def digest_of(cluster: Cluster) -> str:
     facts = {key: value for key, value in cluster.facts().items() if key != "provenance"}
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
-
-
-def inventory_text(cluster: Cluster) -> str:
-    """The inventory a plan was proved against, for `inventory.json`: the nodes it uses, and the hash of the whole."""
-    return json.dumps({"digest": cluster.digest or digest_of(cluster), **cluster.facts()}, indent=2) + "\n"
