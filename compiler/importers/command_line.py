@@ -17,6 +17,7 @@ MODULES: Mapping[str, tuple[str, str]] = {
     "dynamo.sglang.decode_worker": ("sglang", "dynamo"),
     "dynamo.trtllm": ("trtllm", "dynamo"),
     "dynamo.mocker": ("mocker", "dynamo"),
+    "dynamo.frontend": ("frontend", "dynamo"),
     "sglang.launch_server": ("sglang", "native"),
     "vllm.entrypoints.openai.api_server": ("vllm", "native"),
 }
@@ -54,7 +55,9 @@ def read_command(words: Sequence[str], env: Mapping[str, str]) -> CommandLine:
 def _split(script: str) -> list[str]:
     """The words of a script; one with open quotes is one word."""
     try:
-        return shlex.split(script.replace("\\\n", " "), comments=True)
+        lexer = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars=";&|")
+        lexer.whitespace_split, lexer.commenters = True, ""
+        return list(lexer)
     except ValueError:
         return [script]
 

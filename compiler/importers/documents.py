@@ -35,7 +35,8 @@ def read_documents(text: str) -> list[Any]:
         raise RecipeError(f"{where}{(error.problem or 'the text is not YAML').lower()}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError("the text is not YAML") from error
-    return [_Reader().value(node, 0) for node in nodes if node is not None]
+    documents = [_Reader().value(node, 0) for node in nodes if node is not None]
+    return [document for document in documents if document is not None]
 
 
 class _Reader:

@@ -49,23 +49,26 @@ def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[
     workers = [service for service in services if service.role in ("prefill", "decode", "aggregated")]
     if not workers:
         raise RecipeError("the graph has no workers")
-    engine = next((s.engine for s in workers if s.engine), None) or fields.get("spec", "backendFramework")
-    fields.take("spec", "backendFramework")
+    engine = next((service.engine for service in workers if service.engine), None)
+    if engine is None:
+        engine = fields.take("spec", "backendFramework")
+    fields.ignore("the commands of the workers say which engine they start", "spec", "backendFramework")
     shared = _shared_env(fields)
     names = {service.name: name_of(service.name) for service in workers}
     roles = {role: [names[s.name] for s in workers if s.role == role] for role in ("prefill", "decode", "aggregated")}
     frontends = [service for service in services if service.role == "frontend"]
+    door = name_of(frontends[0].name) if frontends else "frontend"
     spec = {
         "dynamoc": 1,
         "name": name_of(text_of(fields.take("metadata", "name", default="graph"))),
         "model": _model(fields, workers),
         "defaults": without_nothing({"engine": engine, "env": shared}),
         "components": {
-            "frontend": _frontend(frontends, shared),
+            door: _frontend(fields, frontends, shared),
             "router": {"role": "router", "policy": _policy(frontends)},
             **{names[s.name]: _worker(s, engine) for s in workers},
         },
-        "edges": _edges(roles),
+        "edges": _edges(door, roles),
     }
     return Imported(
         point, without_nothing(spec), _cluster(fields, workers), fields.unmapped(), fields.ignored, tuple(fields.notes)
@@ -82,10 +85,16 @@ def _shared_env(fields: Fields) -> dict[str, str]:
     return env
 
 
-def _frontend(frontends: list[Service], shared: Mapping[str, str]) -> dict[str, Any]:
+def _frontend(fields: Fields, frontends: list[Service], shared: Mapping[str, str]) -> dict[str, Any]:
+    """The first one; of several, and of flags that ours does not have, there is a note."""
     first = frontends[0] if frontends else None
     if first is None:
         return {"role": "frontend"}
+    flags = [f"--{flag}" for flag in first.args if flag != "router-mode"]
+    if flags:
+        fields.notes.append(f"flags of `{first.name}` that are not mapped: {' '.join(flags)}")
+    if len(frontends) > 1:
+        fields.notes.append(f"of {len(frontends)} frontends only `{first.name}` is mapped")
     frontend = {"replicas": max(first.replicas, 1), "image": first.image, "env": {**shared, **first.env}}
     return without_nothing({"role": "frontend", **frontend})
 
@@ -111,11 +120,11 @@ def _worker(service: Service, engine: str | None) -> dict[str, Any]:
     return without_nothing(worker)
 
 
-def _edges(roles: Mapping[str, list[str]]) -> list[str]:
+def _edges(door: str, roles: Mapping[str, list[str]]) -> list[str]:
     """Every prefill pool feeds every decode pool; aggregated pools stand behind the router."""
-    chains = [f"frontend -> router -> {p} -> {d}" for p in roles["prefill"] for d in roles["decode"]]
+    chains = [f"{door} -> router -> {p} -> {d}" for p in roles["prefill"] for d in roles["decode"]]
     lone = roles["aggregated"] + ([] if chains else roles["prefill"] + roles["decode"])
-    return chains + [f"frontend -> router -> {name}" for name in lone]
+    return chains + [f"{door} -> router -> {name}" for name in lone]
 
 
 def _model(fields: Fields, workers: list[Service]) -> dict[str, Any]:

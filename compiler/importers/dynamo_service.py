@@ -11,6 +11,7 @@ from dynamoc.compiler.importers.documents import read_documents
 from dynamoc.compiler.importers.recipe import Fields, Key, Path, RecipeError, spell, text_of, words_of
 
 TYPES = {"frontend": "frontend", "prefill": "prefill", "decode": "decode", "worker": "aggregated"}
+TYPE_KEYS = ("subComponentType", "componentType", "type")
 MAIN = "main"
 GPU_KEYS = ("gpu", "nvidia.com/gpu")
 CONFIG_FLAGS = ("extra-engine-args", "extra_llm_api_options", "config", "extra-llm-api-options")
@@ -53,14 +54,21 @@ def engine_files(documents: list[Any]) -> dict[str, Mapping[str, Any]]:
 def services_of(fields: Fields, files: Mapping[str, Mapping[str, Any]]) -> list[Service]:
     """Every component of either version, with decode inferred where only prefill is named."""
     named = fields.get("spec", "services")
-    names = list(named) if isinstance(named, dict) else []
-    found = [_service(fields, name, ("spec", "services", name), files) for name in names]
     listed = fields.get("spec", "components")
-    for index in range(len(listed) if isinstance(listed, list) else 0):
-        name = fields.take("spec", "components", index, "name", default=f"component-{index}")
-        found.append(_service(fields, text_of(name), ("spec", "components", index), files))
+    places: list[tuple[str, Path]] = [
+        *((name, ("spec", "services", name)) for name in (named if isinstance(named, dict) else ())),
+        *((f"component-{n}", ("spec", "components", n)) for n in range(len(listed) if isinstance(listed, list) else 0)),
+    ]
+    serving = [place for place in places if _serves(fields, place[1])]
+    found = [_service(fields, text_of(fields.take(*at, "name", default=name)), at, files) for name, at in serving]
     prefills = any(service.role == "prefill" for service in found)
     return [_decode(service) if prefills and service.role == "aggregated" else service for service in found]
+
+
+def _serves(fields: Fields, at: Path) -> bool:
+    """Frontends and workers; a planner and the like stay unmapped as a whole."""
+    kinds = [fields.get(*at, key) for key in TYPE_KEYS]
+    return all(kind is None or text_of(kind) in TYPES for kind in kinds)
 
 
 def _decode(service: Service) -> Service:
@@ -79,10 +87,10 @@ def _service(fields: Fields, name: str, at: Path, files: Mapping[str, Mapping[st
             del args[flag]
             args |= file
     role = _role(fields, at, args)
-    if command.rest and role != "frontend":
+    if command.rest:
         fields.notes.append(f"`{name}` is started with words that are no flags: {' '.join(command.rest)[:200]}")
-    if command.engine is None and words and role != "frontend":
-        fields.notes.append(f"`{name}` starts no engine that is known: {' '.join(words)[:200]}")
+    if command.engine is None and words:
+        fields.notes.append(f"`{name}` starts nothing that is known: {' '.join(words)[:200]}")
     fields.ignore("a namespace is made for every run", *at, "dynamoNamespace")
     return Service(
         name,
@@ -110,7 +118,7 @@ def _container(fields: Fields, at: Path) -> Path:
         return (*at, "extraPodSpec", "mainContainer")
     index = next((i for i, c in enumerate(listed) if isinstance(c, dict) and c.get("name") == MAIN), 0)
     path: tuple[Key, ...] = (*at, "podTemplate", "spec", "containers", index)
-    fields.take(*path, "name")
+    fields.ignore("a worker is one container", *path, "name")
     return path
 
 
@@ -135,10 +143,10 @@ def _list(value: Any, at: Path) -> list[Any]:
 
 def _role(fields: Fields, at: Path, args: Mapping[str, Any]) -> str:
     """By type, else by the flags of the engine; a worker that is neither does both phases."""
-    kinds = [fields.take(*at, key) for key in ("subComponentType", "componentType", "type")]
+    kinds = [fields.take(*at, key) for key in TYPE_KEYS]
     for kind in kinds:
-        if kind is not None and TYPES.get(text_of(kind), "other") != "aggregated":
-            return TYPES.get(text_of(kind), "other")
+        if kind is not None and TYPES[text_of(kind)] != "aggregated":
+            return TYPES[text_of(kind)]
     for flag, role in DISAGGREGATED.items():
         if args.get(flag) is True:
             return role

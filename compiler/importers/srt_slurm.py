@@ -32,6 +32,7 @@ from dynamoc.compiler.importers.srt_fields import (
 from dynamoc.compiler.importers.srt_load import load_of, time_limit_of
 from dynamoc.compiler.importers.srt_model import image_of, model_of, version_of
 from dynamoc.compiler.importers.srt_routing import frontend_of, router_of
+from dynamoc.compiler.importers.srt_site import site_of
 
 DEFAULT_GPUS_PER_NODE = 4
 DEFAULT_ENGINE = "sglang"
@@ -206,7 +207,7 @@ def _reserved_nodes(fields: Fields) -> int:
 def _cluster(fields: Fields, nodes: int) -> dict[str, Any]:
     kind = text_of(fields.take("resources", "gpu_type", default="gpu"))
     fields.notes.append(host_note(kind))
-    return cluster_of(kind, _gpus_per_node(fields), nodes)
+    return cluster_of(kind, _gpus_per_node(fields), nodes, site_of(fields))
 
 
 def _ignore(fields: Fields) -> None:

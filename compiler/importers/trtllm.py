@@ -63,11 +63,10 @@ def _group(fields: Fields, name: str) -> dict[str, Any]:
 
 def _policy(fields: Fields) -> str:
     """One router serves both groups, so the wish of the context servers decides."""
-    policy = "round_robin"
-    for name in reversed(SERVERS):
+    for name in SERVERS:
         if fields.get(name, "router", "type") in POLICIES:
-            policy = POLICIES[fields.take(name, "router", "type")]
-    return policy
+            return POLICIES[fields.take(name, "router", "type")]
+    return "round_robin"
 
 
 def _ranks(args: dict[str, Any]) -> int:

@@ -60,10 +60,10 @@ class Judge:
         return self._line(file, imported, graph, report, report.diagnostics)
 
     def _cluster(self, imported: Imported) -> Cluster:
-        name = str(imported.cluster["name"])
-        if name not in self._clusters:
-            self._clusters[name] = read_cluster(read_source(to_text(imported.cluster), name))
-        return self._clusters[name]
+        facts = repr(imported.cluster)
+        if facts not in self._clusters:
+            self._clusters[facts] = read_cluster(read_source(to_text(imported.cluster), "cluster.yaml"))
+        return self._clusters[facts]
 
     def _line(
         self, file: str, imported: Imported, graph: Graph | None, report: Reporter, found: Sequence[Diagnostic]

@@ -34,7 +34,8 @@ def recipes(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def workers(recipe: dict[str, Any]) -> list[Worker]:
     backend, resources = recipe.get("backend") or {}, recipe["resources"]
-    engine = backend.get("type") or next((k[:-7] for k in backend if k.endswith("_config") and k != "kv_events_config"), "sglang")
+    sections = [key[:-7] for key in backend if key.endswith("_config") and key != "kv_events_config"]
+    engine = backend.get("type") or (sections or ["sglang"])[0]
     node = int(resources.get("gpus_per_node", 4))
     found = []
     for role, section in ROLES:
