@@ -21,7 +21,9 @@ from dynamoc.compiler.source import read_source
 from dynamoc.compiler.target import load_target
 from dynamoc.runtime.manifest import decode_manifest
 
-CASES = sorted(path.parent for path in (ROOT / "tests/golden/compile").glob("*/spec.yaml"))
+CASES = sorted(
+    path.parent for folder in ("tests/golden/compile", "examples/local") for path in (ROOT / folder).glob("*/spec.yaml")
+)
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
 
