@@ -58,6 +58,7 @@ def build_options(
     written: Mapping[str, Any], args: Mapping[str, Any], dialect: EngineDialect, geometry: Geometry | None
 ) -> WorkerOptions:
     """The options of a worker. What the spec says wins over `args`; where both say something, a pass compares them."""
+    args = plain(dict(args))
     reading = dialect.read(args)
     device = written.get("device") or dialect.capabilities.devices[0]
     told = {name: _usable(name, reading.facts.get(name)) for name in FROM_ARGS}
@@ -78,7 +79,7 @@ def build_options(
         prefix_caching=filled["prefix_caching"],
         cpus=filled.get("cpus"),
         parallel=dialect.parallel(reading.facts, written["parallel"]),
-        args=plain(dict(args)),
+        args=dict(args),
         gpus=filled.get("gpus"),
         nodes=filled.get("nodes"),
         nodes_per_worker=filled.get("nodes_per_worker"),

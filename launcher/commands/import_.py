@@ -29,11 +29,16 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="RECIPE is a folder: prove every recipe and point below it, and write one line of JSON each.",
 )
-def command(recipe: Path, output: Path | None, points: bool, verdicts: Path | None) -> None:
+@click.option(
+    "--table", type=click.Path(dir_okay=False, path_type=Path), help="With `--verdicts`: also a page for people."
+)
+def command(recipe: Path, output: Path | None, points: bool, verdicts: Path | None, table: Path | None) -> None:
     """Import RECIPE: srt-slurm, DynamoGraphDeployment, TensorRT-LLM or aiconfigurator."""
     if verdicts is not None:
-        _judge(recipe, verdicts)
+        _judge(recipe, verdicts, table)
         return
+    if table is not None:
+        raise click.UsageError("`--table` goes with `--verdicts`")
     if recipe.is_dir():
         raise click.UsageError(f"{recipe} is a folder; `--verdicts OUT.jsonl` proves what is in it")
     if points and output is None:
@@ -97,17 +102,20 @@ def _account(imported: Imported) -> None:
         click.echo(f"not mapped: {path}", err=True)
 
 
-def _judge(folder: Path, out: Path) -> None:
+def _judge(folder: Path, out: Path, table: Path | None) -> None:
     from pathlib import PurePosixPath
 
     from dynamoc.compiler.artifacts import Artifact, write
+    from dynamoc.launcher.verdict_table import to_table
     from dynamoc.launcher.verdicts import judge_folder, summary, to_lines
 
     if not folder.is_dir():
         raise click.UsageError(f"{folder} is not a folder")
     verdicts = list(judge_folder(folder))
-    try:
-        write((Artifact(PurePosixPath(out.name), "".join(to_lines(verdicts))),), out.parent)
-    except OSError as error:
-        raise click.UsageError(f"{out} cannot be written: {error.strerror}") from error
+    texts = {out: "".join(to_lines(verdicts))} | ({} if table is None else {table: to_table(verdicts)})
+    for path, text in texts.items():
+        try:
+            write((Artifact(PurePosixPath(path.name), text),), path.parent)
+        except OSError as error:
+            raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
     click.echo(summary(verdicts))

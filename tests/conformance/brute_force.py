@@ -43,7 +43,9 @@ def workers(recipe: dict[str, Any]) -> list[Worker]:
         if not count:
             continue
         nodes = int(resources.get(f"{role}_nodes") or 0)
-        allotted = resources.get(f"gpus_per_{role}") or (nodes * node // count if nodes else node)
+        shares = found and nodes == 0  # decode without nodes of its own takes as many GPUs as prefill
+        computed = nodes * node // count if nodes else found[0].allotted if shares else node
+        allotted = resources.get(f"gpus_per_{role}") or computed
         args = {k.replace("_", "-"): v for k, v in ((backend.get(f"{engine}_config") or {}).get(section) or {}).items()}
         found.append(Worker(role, engine, count, world_size(engine, args), int(allotted)))
     return found
@@ -116,5 +118,7 @@ def _replace(node: Any, values: dict[str, Any]) -> Any:
         return [_replace(v, values) for v in node]
     if isinstance(node, str):
         for name, value in values.items():
+            if node == "{" + name + "}":
+                return value
             node = node.replace("{" + name + "}", str(value))
     return node
