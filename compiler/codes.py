@@ -59,6 +59,8 @@ CODES: Mapping[str, str] = {
     "D320": "a load longer than the context",
     "D321": "a load larger than the KV pool",
     "D322": "a KV pool smaller than the context",
+    "D330": "weights that do not fit the GPUs",
+    "D331": "no room for KV on the GPUs",
     # targets
     "D401": "more nodes than the target holds",
     # engines

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.gpu_memory import Usage
 from dynamoc.compiler.graph import SIZES, Model, Parallelism, WorkerOptions
 from dynamoc.runtime.manifest import Launch, Role
 
@@ -93,6 +94,11 @@ class OwnEngine:
         del role, leads, nodes
         return ("plane", "metrics")
 
+    def usage(self, options: WorkerOptions, role: Role) -> Usage | None:
+        """Their pools are in host memory, or simulated."""
+        del options, role
+        return None
+
 
 class EngineDialect(Protocol):
     """One per engine. Pure functions of what the user wrote; `geometry` is None where nothing is known of the model."""
@@ -126,6 +132,10 @@ class EngineDialect(Protocol):
 
     def host_bytes(self, geometry: Geometry | None, options: WorkerOptions, blocks: int) -> int:
         """Host memory of one worker, at least; what is unknown counts nothing."""
+        ...
+
+    def usage(self, options: WorkerOptions, role: Role) -> Usage | None:
+        """How a worker uses its GPUs; None where the engine keeps nothing on them."""
         ...
 
 

@@ -7,7 +7,7 @@ leaves them out but for the least that any engine needs, so that it can prove a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -82,7 +82,7 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How an engine uses a GPU, from its own options. `fraction_at` is the fact that says so, None for a default."""
+    """How an engine uses a GPU, from its own options."""
 
     sharding: Sharding
     pool: Pool
@@ -92,16 +92,20 @@ class Usage:
     sequences: int
     dtype: str
     kv_dtype: str
+    kv_dtype_is_ours: bool = False
+    """Nobody said; what was counted is the type of the activations."""
     graphs: bool = True
     exchanges_experts: bool = False
     drafts: bool = False
     """The layers that predict further tokens are loaded."""
     kv_tokens: int | None = None
     """Size of the pool where it was told."""
+    kv_bytes: int | None = None
+    """The same, in bytes of a rank."""
     needs_context: bool = False
     """It refuses to start without room for one sequence of full length."""
-    certain: bool = True
-    """Nothing was written that moves or shrinks weights in a way unknown to us."""
+    fraction_is_ours: bool = False
+    """The engine's default, as far as we know it: nothing is proved with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,10 @@ def certain(geometry: Geometry, usage: Usage, gpu: int) -> Account:
         "communication": 0.0,
         "runtime": float(LEAST_RUNTIME),
     }
+    if usage.fraction_is_ours:
+        usage = replace(usage, fraction=1.0)
+    if usage.kv_dtype_is_ours:
+        usage = replace(usage, kv_dtype="fp8")
     kv = _pool(usage, gpu, **least)
     return Account(gpu, **least, kv=kv, token=token_bytes(geometry, usage), sharding=usage.sharding)
 
@@ -163,7 +171,9 @@ def certain(geometry: Geometry, usage: Usage, gpu: int) -> Account:
 def _pool(
     usage: Usage, gpu: int, weights: float, activations: float, graphs: float, communication: float, runtime: float
 ) -> float:
-    """Bytes that the engine's fraction leaves for KV."""
+    """Bytes that the engine's fraction leaves for KV, or those it was told."""
+    if usage.kv_bytes is not None:
+        return usage.kv_bytes
     match usage.pool:
         case Pool.TOTAL:
             return usage.fraction * gpu - weights - activations - communication - runtime

@@ -19,6 +19,7 @@ from dynamoc.compiler.passes.check_edges import check_edges
 from dynamoc.compiler.passes.check_engines import check_engines
 from dynamoc.compiler.passes.check_environment import check_environment
 from dynamoc.compiler.passes.check_flags import check_flags
+from dynamoc.compiler.passes.check_gpu_memory import check_gpu_memory
 from dynamoc.compiler.passes.check_load import check_load
 from dynamoc.compiler.passes.check_memory import check_memory
 from dynamoc.compiler.passes.check_model import check_model
@@ -56,6 +57,7 @@ PLAN_PASSES: tuple[PlanPass, ...] = (
     assign_ports,
     assign_cpus,
     check_memory,
+    check_gpu_memory,
     spell_commands,
 )
 

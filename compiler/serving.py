@@ -9,6 +9,7 @@ from typing import Any
 from dynamoc.compiler.dialect import EngineCapabilities
 from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
 from dynamoc.compiler.graph import SIZES, Model, WorkerOptions
 from dynamoc.runtime.manifest import Role, Word
 
@@ -53,6 +54,12 @@ class ServedEngine:
         del geometry, options, blocks
         return 0
 
+    def kv_tokens(self, options: WorkerOptions) -> int | None:
+        """Tokens of the pool where it was told how large it is."""
+        blocks = self.pool_blocks(None, options)
+        told = options.facts.get("kv_tokens")
+        return told if isinstance(told, int) else None if blocks is None else blocks * options.block_size
+
     def flags_of_fields(self, options: WorkerOptions) -> dict[str, Any]:
         """Fields of the spec that the engine must be told and `args` do not say, under the engine's names."""
         fields = {name: getattr(options.parallel, name) for name in SIZES if f"parallel.{name}" in options.written}
@@ -63,6 +70,36 @@ class ServedEngine:
 
 PASSED = ("context_length", "max_batched_tokens", "max_sequences", "block_size", "kv_dtype", "dtype", "prefix_caching")
 """Fields of a worker that have a flag in most engines."""
+
+
+PLAIN_DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
+"""Types of weights and activations by an engine's name for them."""
+
+
+def usage_of(options: WorkerOptions, sharding: Sharding, pool: Pool, fraction: float, **more: Any) -> Usage:
+    """How a worker uses its GPUs. `fraction` is the engine's own where `args` say none, the rest is as given."""
+    facts, dtype = options.facts, options.dtype
+    dtype = PLAIN_DTYPES.get(dtype, dtype)
+    kv_dtype = options.kv_dtype if options.kv_dtype in KV_BITS else dtype
+    told = facts.get("memory_fraction")
+    usable = isinstance(told, int | float) and 0 < told <= 1
+    if usable and told is not None:
+        fraction = float(told)
+    return Usage(
+        sharding=sharding,
+        pool=pool,
+        fraction=fraction,
+        fraction_is_ours=not usable,
+        dtype=dtype if dtype in KV_BITS else "bfloat16",
+        kv_dtype=kv_dtype if kv_dtype in KV_BITS else "bfloat16",
+        kv_dtype_is_ours=options.kv_dtype not in KV_BITS,
+        **more,
+    )
+
+
+def positive(*values: Any) -> int:
+    """The first that is a positive whole number; 0 if none is."""
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 0)
 
 
 def model_of(model: Model, options: WorkerOptions) -> str:

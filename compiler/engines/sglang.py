@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
-from dynamoc.compiler.graph import Parallelism
-from dynamoc.compiler.serving import ServedEngine, model_of, spell_flags
+from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
+from dynamoc.compiler.graph import Parallelism, WorkerOptions
+from dynamoc.compiler.serving import ServedEngine, model_of, positive, spell_flags, usage_of
 from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
+
+DEFAULT_FRACTION = 0.88
+DEFAULT_TOKENS = 8192
+DEFAULT_SEQUENCES = 256
 
 
 class Sglang(ServedEngine):
@@ -45,6 +50,38 @@ class Sglang(ServedEngine):
     def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
         """Decode workers ask prefill workers where KV is, at a server of its own."""
         return super().ports(role, leads, nodes) + (("bootstrap",) if leads and role is Role.PREFILL else ())
+
+    def usage(self, options: WorkerOptions, role: Role) -> Usage:
+        """Its fraction is of what is free at the start, for weights and KV; experts are cut over all of tp."""
+        facts, parallel = options.facts, options.parallel
+        exchanged = facts.get("a2a") not in (None, "none")
+        heads, inside = parallel.attention_tp, parallel.dp if parallel.dp_inside_tp else 1
+        sharding = Sharding(
+            heads=heads,
+            tensor=positive(facts.get("dense_tp"), parallel.tp),
+            shared=1 if exchanged else parallel.tp,
+            experts=parallel.tp,
+            vocabulary=heads if facts.get("dp_lm_head") else parallel.tp,
+            stages=parallel.pp,
+            sequence=parallel.attention_cp,
+            groups=parallel.dp,
+            redundant_experts=positive(facts.get("redundant_experts")),
+        )
+        sequences = positive(options.max_sequences, DEFAULT_SEQUENCES * inside) // inside or 1
+        drafted = sequences * positive(facts.get("draft_tokens"), 1)
+        chunk = positive(facts.get("chunked_prefill"), options.max_batched_tokens, DEFAULT_TOKENS * inside) // inside
+        return usage_of(
+            options,
+            sharding,
+            Pool.STATIC,
+            DEFAULT_FRACTION,
+            tokens=drafted if role is Role.DECODE else max(chunk, 1),
+            sequences=sequences,
+            graphs=not facts.get("eager"),
+            exchanges_experts=exchanged,
+            drafts=facts.get("speculative") is not None,
+            kv_tokens=self.kv_tokens(options),
+        )
 
     def command(self, worker: PlacedWorker) -> Launch | None:
         """One launcher a node; the first node's address is where they meet."""

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
-from dynamoc.compiler.graph import Parallelism
+from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
+from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.rendering import to_yaml
-from dynamoc.compiler.serving import ServedEngine, model_of
+from dynamoc.compiler.serving import ServedEngine, model_of, positive, usage_of
 from dynamoc.runtime.manifest import FileRef, Launch, Role, Word
 
+DEFAULT_FRACTION = 0.9
+DEFAULT_TOKENS = 8192
+DEFAULT_SEQUENCES = 2048
 OPTIONS_FILE = "engine.yaml"
 
 
@@ -37,6 +41,33 @@ class Trtllm(ServedEngine):
         inside = bool(facts.get("dp_attention"))
         dp = sizes.get("dp", tp if inside else 1)
         return Parallelism(tp, pp, dp, ep, cp=facts.get("cp") or 1, dp_inside_tp=inside)
+
+    def usage(self, options: WorkerOptions, role: Role) -> Usage:
+        """Its fraction is of what all else leaves free; experts are cut over tp, heads are not with attention DP."""
+        del role
+        facts, parallel = options.facts, options.parallel
+        sharding = Sharding(
+            heads=parallel.attention_tp,
+            tensor=parallel.tp,
+            shared=parallel.tp,
+            experts=parallel.tp * parallel.cp,
+            vocabulary=parallel.tp,
+            stages=parallel.pp,
+            sequence=parallel.cp,
+            groups=parallel.dp,
+        )
+        return usage_of(
+            options,
+            sharding,
+            Pool.FREE,
+            DEFAULT_FRACTION,
+            tokens=positive(options.max_batched_tokens, DEFAULT_TOKENS),
+            sequences=positive(options.max_sequences, DEFAULT_SEQUENCES),
+            graphs=facts.get("graphs", True) is not None,
+            exchanges_experts=parallel.dp_inside_tp and parallel.ep > 1,
+            drafts=facts.get("speculative") is not None,
+            kv_tokens=self.kv_tokens(options),
+        )
 
     def command(self, worker: PlacedWorker) -> Launch | None:
         """All of `args` are in a file, so that nested values arrive as they were written."""

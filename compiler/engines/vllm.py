@@ -8,10 +8,14 @@ from typing import Any
 
 from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
 from dynamoc.compiler.flags import Reading
-from dynamoc.compiler.graph import Parallelism
-from dynamoc.compiler.serving import ServedEngine, model_of, spell_flags
+from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
+from dynamoc.compiler.graph import Parallelism, WorkerOptions
+from dynamoc.compiler.serving import ServedEngine, model_of, positive, spell_flags, usage_of
 from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
+DEFAULT_FRACTION = 0.9
+DEFAULT_TOKENS = 8192
+DEFAULT_SEQUENCES = 256
 TRANSPORTS = {"nixlconnector": "nixl", "mooncakeconnector": "mooncake", "lmcacheconnectorv1": "lmcache"}
 
 
@@ -59,6 +63,37 @@ class Vllm(ServedEngine):
     def shares_world(self, facts: Mapping[str, Any]) -> bool:
         """Data-parallel ranks may be spread over servers, each of which is told the size of all together."""
         return any(facts.get(fact) is not None for fact in ("hybrid_lb", "external_lb", "dp_local", "dp_rank"))
+
+    def usage(self, options: WorkerOptions, role: Role) -> Usage:
+        """Its fraction is of the whole GPU, graphs beside it; experts are cut over all data-parallel ranks."""
+        del role
+        facts, parallel = options.facts, options.parallel
+        experts = parallel.tp * parallel.dp * parallel.cp
+        sharding = Sharding(
+            heads=parallel.tp,
+            tensor=parallel.tp,
+            shared=parallel.tp,
+            experts=experts,
+            vocabulary=parallel.tp,
+            stages=parallel.pp,
+            sequence=positive(facts.get("dcp"), 1) * parallel.cp,
+            groups=parallel.dp,
+            redundant_experts=positive(facts.get("redundant_experts")),
+        )
+        return usage_of(
+            options,
+            sharding,
+            Pool.TOTAL,
+            DEFAULT_FRACTION,
+            tokens=positive(options.max_batched_tokens, DEFAULT_TOKENS),
+            sequences=positive(options.max_sequences, DEFAULT_SEQUENCES),
+            graphs=not facts.get("eager"),
+            exchanges_experts=bool(facts.get("expert_parallel")) and parallel.dp > 1,
+            drafts=facts.get("speculative") is not None,
+            kv_tokens=self.kv_tokens(options),
+            kv_bytes=positive(facts.get("kv_bytes")) or options.kv_bytes,
+            needs_context="context_length" in options.written or "context_length" in facts,
+        )
 
     def command(self, worker: PlacedWorker) -> Launch | None:
         """One `serve` a node; further nodes join the first."""
