@@ -83,6 +83,7 @@ CODES: Mapping[str, str] = {
     "D523": "a flag that is gone",
     "D524": "a flag of the wrong type",
     "D525": "a transport the engine does not have",
+    "D526": "a flag that is not there yet",
 }
 
 NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D510"})

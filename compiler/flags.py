@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path as File
 from typing import Any
@@ -23,13 +23,18 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. `fact` is what it means in our words; `removed` and `renamed_to` say since which version, into what."""
+    """One spelling of a flag. `fact` is what it means in our words.
+
+    `gone` is a version that does not have it any more, `new` one that does not have it yet; between the versions that
+    were read nothing is claimed.
+    """
 
     name: str
     type: str = "any"
     fact: str | None = None
-    removed: str | None = None
-    renamed_to: str | None = None
+    gone: str | None = None
+    renamed: str | None = None
+    new: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,12 @@ class FlagTable:
 
     engine: str
     flags: Mapping[str, Flag]
-    negatable: bool
+    negatable: bool = False
     """A boolean flag also comes as `no-<flag>`."""
+    abbreviates: bool = False
+    """The beginning of a flag stands for it where no other begins so."""
+    short: frozenset[str] = frozenset()
+    """Names that are written with one dash."""
 
     def find(self, name: str) -> tuple[Flag, bool] | None:
         """The flag of a name in any spelling, and whether the name negates it."""
@@ -60,6 +69,9 @@ class FlagTable:
         flag = self.flags.get(folded)
         if flag is not None:
             return flag, False
+        if self.abbreviates:
+            longer = {flag.name: flag for known, flag in self.flags.items() if known.startswith(folded)}
+            return (next(iter(longer.values())), False) if len(longer) == 1 else None
         positive = self.flags.get(folded.removeprefix("no_")) if self.negatable and folded[:3] == "no_" else None
         return (positive, True) if positive is not None and positive.type == "bool" else None
 
@@ -164,14 +176,23 @@ def table(engine: str) -> FlagTable:
 
 
 def build_table(engine: str, data: Mapping[str, Any]) -> FlagTable:
-    """A table from its file: `facts` one by one, the others as lists by type, `gone` with what became of them."""
+    """A table from its file: `facts` one by one, the others as lists by type; then what versions lack."""
     flags: dict[str, Flag] = {}
     for kind, names in data["known"].items():
         flags |= {fold(name): Flag(name, kind) for name in names}
     for name, entry in data["facts"].items():
-        fields = {key: value for key, value in entry.items() if key != "aliases"}
         for spelling in (name, *entry.get("aliases", ())):
-            flags[fold(spelling)] = Flag(name, **fields)
-    for name, entry in data.get("gone", {}).items():
-        flags[fold(name)] = Flag(**({"name": name} | entry))
-    return FlagTable(engine, flags, bool(data.get("negatable")))
+            flags[fold(spelling)] = Flag(name, entry["type"], entry.get("fact"))
+    for field_name in ("gone", "new"):
+        for version, names in (data.get(field_name) or {}).items():
+            for name in names:
+                flags[fold(name)] = replace(flags[fold(name)], **{field_name: version})
+    for name, other in (data.get("renamed") or {}).items():
+        flags[fold(name)] = replace(flags[fold(name)], renamed=other)
+    return FlagTable(
+        engine,
+        flags,
+        negatable=data["negatable"],
+        abbreviates=data.get("abbreviates", False),
+        short=frozenset(data.get("short", ())),
+    )

@@ -36,7 +36,8 @@ class Sglang(ServedEngine):
     def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
         """With experts exchanged by DeepEP and its like, they are parallel over all of tp, whatever `ep-size` says."""
         tp, pp, dp, ep = (sizes.get(name, facts.get(name) or 1) for name in ("tp", "pp", "dp", "ep"))
-        inside = bool(facts.get("dp_attention"))
+        inside = bool(facts.get("dp_attention")) or (facts.get("attention_dp") or 1) > 1
+        dp = facts["attention_dp"] if (facts.get("attention_dp") or 1) > 1 and "dp" not in sizes else dp
         exchanged = facts.get("a2a") not in (None, "none")
         return Parallelism(
             tp,

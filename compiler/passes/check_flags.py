@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Rename, Reporter, spell
+from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Reporter, spell
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.flags import Flag, version_of
 from dynamoc.compiler.graph import SIZES, Component, Graph, WorkerOptions
@@ -13,7 +13,7 @@ FIELDS = ("context_length", "max_batched_tokens", "max_sequences", "block_size",
 
 
 def check_flags(graph: Graph, report: Reporter) -> Graph:
-    """D521 a flag twice, D522 against the spec, D523 gone, D524 of a wrong type (both may be warnings)."""
+    """D521 a flag twice, D522 against the spec, D523 gone; as warnings D524 of a wrong type, D526 not there yet."""
     for component in graph.components:
         options = component.worker
         if options is None or not dialect(options.engine).capabilities.external:
@@ -26,8 +26,8 @@ def check_flags(graph: Graph, report: Reporter) -> Graph:
         for first, second in options.reading.clashes:
             _report_clash(component, first, second, report)
         for path, flag in options.reading.flags.items():
-            if flag.removed is not None:
-                _report_gone(component, options, path, flag, report)
+            if flag.gone is not None or flag.new is not None:
+                _check_version(component, options, path, flag, report)
         _check_fields(component, options, report)
     return graph
 
@@ -63,23 +63,32 @@ def _report_clash(component: Component, first: Path, second: Path, report: Repor
     )
 
 
-def _report_gone(component: Component, options: WorkerOptions, path: Path, flag: Flag, report: Reporter) -> None:
-    """An error only where the version that runs is known to lack it."""
+def _check_version(component: Component, options: WorkerOptions, path: Path, flag: Flag, report: Reporter) -> None:
+    """Only where the version that runs is known; between the versions of the table nothing is claimed."""
     at: Path = (*component.at, "args", *path)
-    version, removed = version_of(options.version), version_of(flag.removed)
-    assert removed is not None
-    if version is not None and version < removed:
-        return
-    say = report.warning if version is None else report.error
-    known = flag.renamed_to is not None and flag.type == "same"
-    say(
-        "D523",
-        f"{options.engine} has no flag `{path[-1]}` since {flag.removed}",
-        (at, "gone" if flag.renamed_to is None else f"`{flag.renamed_to}` took its place"),
-        notes=[f"the version is {options.version}" if options.version else "the spec does not say which version runs"],
-        at_key=True,
-        remedies=[Remedy((Rename(at, str(flag.renamed_to)),)) if known else Remedy((Drop(at),))],
-    )
+    version, gone, new = version_of(options.version), version_of(flag.gone), version_of(flag.new)
+    if version is None:
+        if gone is not None:
+            report.leave_unchecked(f"{spell(at)}: {options.engine} {flag.gone} lacks it, and no version is given")
+    elif gone is not None and version >= gone:
+        label = "gone" if flag.renamed is None else f"`{flag.renamed}` took its place"
+        report.error(
+            "D523",
+            f"{options.engine} {options.version} has no flag `{path[-1]}`",
+            (at, label),
+            notes=[f"{options.engine} {flag.gone} does not have it any more"],
+            at_key=True,
+            remedies=[Remedy((Drop(at),))],
+        )
+    elif new is not None and version <= new:
+        report.warning(
+            "D526",
+            f"{options.engine} {options.version} does not have the flag `{path[-1]}` yet",
+            (at, "newer than the engine"),
+            notes=[f"{options.engine} {flag.new} does not have it"],
+            at_key=True,
+            remedies=[Remedy((Drop(at),))],
+        )
 
 
 def _report_type(component: Component, options: WorkerOptions, path: Path, report: Reporter) -> None:
