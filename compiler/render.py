@@ -12,6 +12,14 @@ from dynamoc.compiler.diagnostics import Diagnostic, Label, Severity
 _RESET, _BOLD, _BLUE, _CYAN = "\x1b[0m", "\x1b[1m", "\x1b[1;34m", "\x1b[1;36m"
 _TONES = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m"}
 
+_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = (
+    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+    | {0x7F: 0x2421}
+    | dict.fromkeys([*range(0x80, 0xA0), *_BIDI], 0xFFFD)
+)
+"""What would move the cursor, change colours or turn the writing direction is shown instead of sent to the terminal."""
+
 
 def in_order(diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
     """By file and place; those without a place last."""
@@ -54,7 +62,7 @@ class _Painter:
         """The whole report of one diagnostic."""
         tone = _TONES[diagnostic.severity]
         head = self._paint(f"{diagnostic.severity}[{diagnostic.code}]", tone)
-        out = [f"{head}{self._paint(f': {diagnostic.message}', _BOLD)}"]
+        out = [f"{head}{self._paint(f': {visible(diagnostic.message)}', _BOLD)}"]
         width = max((len(str(label.span.line)) for label in diagnostic.labels), default=1)
         bar = self._paint(f"{'':{width}} |", _BLUE)
         if diagnostic.labels:
@@ -63,7 +71,7 @@ class _Painter:
         words = [("note", text) for text in diagnostic.notes] + [("help", text) for text in helps]
         for kind, text in words:
             lead = f"{self._paint(f'{chr(32):{width}} =', _BLUE)} {self._paint(kind, _BOLD)}: "
-            first, *rest = text.split("\n")
+            first, *rest = visible(text).split("\n")
             out += [lead + first, *(" " * (width + 9) + line for line in rest)]
         return out
 
@@ -89,16 +97,21 @@ class _Painter:
 
     def _text(self, name: str, number: int) -> str:
         lines = self._lines.get(name, [])
-        return lines[number - 1].rstrip("\r") if number <= len(lines) else ""
+        return visible(lines[number - 1].rstrip("\r")) if number <= len(lines) else ""
 
     def _marker(self, label: Label, text: str, primary: bool, tone: str) -> str:
         start = label.span.column - 1
         before = display_width(text[:start].expandtabs(1))
         sign = ("^" if primary else "-") * max(1, display_width(text[start : start + label.span.length]))
-        return " " * before + self._paint(f"{sign} {label.text}".rstrip(), tone if primary else _CYAN)
+        return " " * before + self._paint(f"{sign} {visible(label.text)}".rstrip(), tone if primary else _CYAN)
 
     def _paint(self, text: str, tone: str) -> str:
         return f"{tone}{text}{_RESET}" if self._color else text
+
+
+def visible(text: str) -> str:
+    """The same number of characters, none of which controls a terminal."""
+    return text.translate(_VISIBLE)
 
 
 def display_width(text: str) -> int:

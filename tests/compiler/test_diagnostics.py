@@ -318,3 +318,13 @@ def test_changes_without_a_place_make_no_edit() -> None:
     assert edit(source, [Rename(("z",), "y")]) is None
     assert edit(source, [Put(("a", "x"), 1)]) is None
     assert edit(source, [Put(("b", "x"), 1)]) is None
+
+
+@given(st.text())
+def test_nothing_that_is_printed_controls_a_terminal(text: str) -> None:
+    line = text.replace("\n", " ")
+    found = Diagnostic("D110", Severity.ERROR, line, (at(1, 1, 1, line),), (line,), (line,))
+
+    printed = render_text([found], {"f.yaml": line})
+
+    assert not {c for c in printed if (ord(c) < 0x20 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0}
