@@ -73,14 +73,18 @@ IGNORED: Mapping[Path, str] = {
 }
 """Fields whose absence changes nothing that is served or measured, and why."""
 
-IGNORED_VALUES: Mapping[Path, tuple[object, str]] = {
-    ("profiling", "type"): ("none", "nothing is profiled"),
-    ("backend", "connector"): (None, "no connector is named; the engine's own flags say how KV moves"),
-    ("engine", "connector"): (None, "no connector is named; the engine's own flags say how KV moves"),
-    ("resources", "het_jobs"): (False, "one homogeneous job is what dynamoc submits"),
-    ("resources", "spread_workers"): (False, "workers are packed, as by default"),
-    ("frontend", "nginx_session_affinity"): (False, _PROXY),
-    ("benchmark", "sweep"): (None, "nothing is swept"),
-    ("benchmark", "type"): ("sa-bench", "load of these lengths is what dynamoc's own generator makes"),
-}
+_NIXL = "prefill and decode use NIXL unless the engine's own flags say otherwise"
+
+IGNORED_VALUES: tuple[tuple[Path, object, str], ...] = (
+    (("profiling", "type"), "none", "nothing is profiled"),
+    (("backend", "connector"), None, "no connector is named; the engine's own flags say how KV moves"),
+    (("engine", "connector"), None, "no connector is named; the engine's own flags say how KV moves"),
+    (("backend", "connector"), "nixl", _NIXL),
+    (("engine", "connector"), "nixl", _NIXL),
+    (("resources", "het_jobs"), False, "one homogeneous job is what dynamoc submits"),
+    (("resources", "spread_workers"), False, "workers are packed, as by default"),
+    (("frontend", "nginx_session_affinity"), False, _PROXY),
+    (("benchmark", "sweep"), None, "nothing is swept"),
+    (("benchmark", "type"), "sa-bench", "load of these lengths is what dynamoc's own generator makes"),
+)
 """Fields that are left out where they have this value, and why."""

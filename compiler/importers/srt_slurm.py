@@ -213,6 +213,6 @@ def _cluster(fields: Fields, nodes: int) -> dict[str, Any]:
 def _ignore(fields: Fields) -> None:
     for path, reason in IGNORED.items():
         fields.ignore(reason, *path)
-    for path, (value, reason) in IGNORED_VALUES.items():
+    for path, value, reason in IGNORED_VALUES:
         if fields.get(*path, default=fields) == value:
             fields.ignore(reason, *path)
