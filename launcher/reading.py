@@ -113,7 +113,7 @@ def model_library(source: Source, model_root: str) -> ModelLibrary:
 
 
 def _text_of_ref(ref: str, model_root: Path) -> str | None:
-    """The config.json under the model root, else our card."""
+    """The config.json under the model root, else our card; a name without its owner is enough for that."""
     parts = Path(ref).parts
     if Path(ref).is_absolute() or ".." in parts or not parts:
         return None
@@ -122,8 +122,13 @@ def _text_of_ref(ref: str, model_root: Path) -> str | None:
         return config
     from importlib import resources
 
-    card = resources.files("dynamoc").joinpath("specs", "models", f"{'--'.join(parts)}.yaml")
-    return card.read_text() if card.is_file() else None
+    folder = resources.files("dynamoc").joinpath("specs", "models")
+    card = folder.joinpath(f"{'--'.join(parts)}.yaml")
+    if card.is_file():
+        return card.read_text()
+    wanted = f"--{ref}.yaml".lower()
+    alike = [one for one in folder.iterdir() if len(parts) == 1 and one.name.lower().endswith(wanted)]
+    return alike[0].read_text() if len(alike) == 1 else None
 
 
 def _text_of(path: Path) -> str | None:
