@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from proving import ROOT
 
-from dynamoc.compiler.cluster import Cluster, Node
+from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition
 from dynamoc.compiler.cluster_spec import read_cluster
 from dynamoc.compiler.diagnostics import CompileError
 from dynamoc.compiler.source import read_source
@@ -67,3 +67,79 @@ def test_shipped_clusters(path: Path) -> None:
 
     assert cluster.nodes
     assert cluster.name == path.stem
+
+
+def test_the_memory_of_a_known_gpu_need_not_be_written() -> None:
+    node = "{name: n, cpus: 8, memory: 1 TiB, gpus: {count: 4, kind: gb200}}"
+
+    cluster = cluster_of(f"name: a\nnodes: [{node}]\n")
+
+    assert cluster.nodes[0].gpu_memory_bytes == 189471 * 2**20
+    assert cluster.domain_nodes(cluster.nodes[0]) == 18
+    assert codes_of(f"name: a\nnodes: [{node.replace('gb200', 'banana')}]\n") == ["D111"]
+
+
+SITE = """\
+name: site
+nodes:
+  - name: tray
+    count: 2
+    cpus: 144
+    memory: 960 GiB
+    gpus: {count: 4, kind: GB200}
+    hosts: [tray-1.site, tray-2.site]
+    disk: 7 TiB
+    shm: 400 GiB
+    nics: {count: 4, kind: ConnectX-7, bandwidth: 50 GB}
+nvlink_domain_nodes: 9
+partitions:
+  - {name: batch, max_time: 1-12:00:00, max_nodes: 18}
+  - {name: debug, max_time: 30 min}
+site:
+  account: team
+  container: pyxis
+  mounts: ["/models:/models:ro"]
+  directives: {exclusive: true, segment: 16}
+"""
+
+
+def test_a_site_says_more_than_nodes() -> None:
+    cluster = cluster_of(SITE)
+
+    first, second = cluster.nodes
+    assert (first.host, second.host) == ("tray-1.site", "tray-2.site")
+    assert (first.disk_bytes, first.shm_bytes) == (7 * 2**40, 400 * 2**30)
+    assert first.nics == Nics(4, "ConnectX-7", 50 * 10**9)
+    assert cluster.domain_nodes(first) == 9
+    assert cluster.partitions == (Partition("batch", 129600.0, 18), Partition("debug", 1800.0))
+    assert cluster.site == {
+        "account": "team",
+        "container": "pyxis",
+        "mounts": ["/models:/models:ro"],
+        "directives": {"exclusive": True, "segment": 16},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (("tray-1.site, ", ""), ["D113"]),
+        (("kind: ConnectX-7, ", ""), ["D111"]),
+        (("max_nodes: 18", "max_nodes: many"), ["D112"]),
+        (("30 min", "30"), ["D114"]),
+        (("container: pyxis", "container: lxc"), ["D113"]),
+        (("account:", "acount:"), ["D110"]),
+        (("1-12:00:00", "1-12"), ["D114"]),
+    ],
+)
+def test_mistakes_of_a_site(change: tuple[str, str], codes: list[str]) -> None:
+    assert codes_of(SITE.replace(*change)) == codes
+
+
+def test_the_digest_names_facts_not_texts() -> None:
+    cluster = cluster_of(SITE)
+
+    assert cluster.digest == cluster_of("# the same\n" + SITE).digest
+    assert cluster.digest != cluster_of(SITE.replace("960 GiB", "961 GiB")).digest
+    assert cluster.digest != cluster_of(SITE.replace("exclusive: true", "exclusive: false")).digest
+    assert len(cluster.digest) == 32
