@@ -36,7 +36,7 @@ lint: $(VENV)/.dev ## Lint
 	@$(BIN)/ruff check
 
 types: $(VENV)/.dev ## mypy strict and pyright
-	@$(BIN)/mypy && $(BIN)/pyright
+	@$(BIN)/mypy && $(BIN)/pyright --pythonpath $(BIN)/python
 
 contracts: $(VENV)/.dev ## Who may import whom
 	@$(BIN)/lint-imports

@@ -46,8 +46,8 @@ def wait_healthy(url: str) -> None:
     """Until the frontend says it can serve; AskError with its words if it does not in time."""
     deadline = time.monotonic() + HEALTH_LIMIT_S
     while True:
+        connection = _connect(url)
         try:
-            connection = _connect(url)
             connection.request("GET", "/health")
             response = connection.getresponse()
             said = response.read().decode(errors="replace")

@@ -79,7 +79,7 @@ def _lock(run_dir: Path, node: int) -> Iterator[None]:
         yield
 
 
-async def _run(options: argparse.Namespace, manifest: Manifest, hosts: Sequence[str]) -> int:
+async def _run(options: argparse.Namespace, manifest: Manifest, hosts: tuple[str, ...]) -> int:
     run_dir, node = options.run_dir, options.node
     before = read_status(run_dir, node)
     record = Record(run_dir, _first_status(manifest, node, hosts, before))
