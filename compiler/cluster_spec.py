@@ -1,7 +1,5 @@
 """A cluster file -> Cluster: what may be written of nodes, with the same diagnostics as specs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Spec: exactly what may be written in the file, and nothing more. The editors' JSON schema comes from here."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema

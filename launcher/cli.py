@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
-import traceback
 from keyword import iskeyword
 
 import click
@@ -27,6 +28,8 @@ COMMANDS: dict[str, str] = {
 }
 
 EXIT_BUG = 3
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
+"""Imports make many objects and no garbage: a command is over before a collection pays."""
 
 
 class LazyGroup(click.Group):
@@ -64,9 +67,13 @@ def root() -> None:
 
 def main() -> None:
     """Exit 0 fine, 1 the spec or the run is wrong, 2 usage, 3 our bug."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)  # else the interpreter searches everything for garbage before it ends
     try:
         root()
     except Exception:  # noqa: BLE001  # the one place where a bug is caught: it becomes a report, not a crash
+        import traceback
+
         traceback.print_exc()
         print(
             f"\nThis is a bug in dynamoc {__version__}. Please report the lines above with the spec that caused them.",

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynamoc.compiler.cluster import Cluster, Node, digest_of
-from dynamoc.launcher import k8s_inventory, slurm_inventory
 from dynamoc.launcher.discovery import DiscoveryError, Findings, Machine
 
 QUERY_DEADLINE_S = 10.0
@@ -54,11 +53,15 @@ def find_local() -> Findings:
 
 def find_slurm() -> Findings:
     """What Slurm lists; DiscoveryError where it is not there or does not answer."""
+    from dynamoc.launcher import slurm_inventory
+
     return slurm_inventory.read_slurm(_ask(slurm_inventory.NODE_WORDS), _ask(slurm_inventory.QUEUE_WORDS))
 
 
 def find_kubernetes() -> Findings:
     """What Kubernetes lists; DiscoveryError where it is not there or does not answer."""
+    from dynamoc.launcher import k8s_inventory
+
     return k8s_inventory.read_kubernetes(_ask(k8s_inventory.NODE_WORDS))
 
 
