@@ -186,20 +186,19 @@ def _pool(
 def weight_bytes(geometry: Geometry, usage: Usage, *, even: bool = False) -> float:
     """Weights of the fullest stage on one rank, or of the mean stage."""
     blocks = geometry.blocks
-    sizes = {id(layer): _layer_bytes(layer, geometry, usage) for layer in blocks}
+    distinct = {layer: _layer_bytes(layer, geometry, usage) for layer in set(blocks)}
+    sizes = [distinct[layer] for layer in blocks]
     ends = [_bytes(weight, geometry, usage) for weight in (geometry.embedding, geometry.head)]
     ends[1] += _bytes(Weight("norm", geometry.hidden + geometry.extra), geometry, usage)
     stages = usage.sharding.stages
     if even:
-        return (sum(sizes[id(layer)] for layer in blocks) + sum(ends)) / stages
+        return (sum(sizes) + sum(ends)) / stages
     draft = geometry.mtp_layers and usage.drafts
     if draft:
         projection = Weight("mlp", 2 * geometry.hidden**2, Cut.NONE)
-        ends[1] += sizes[id(blocks[-1])] + _bytes(projection, geometry, usage)
+        ends[1] += sizes[-1] + _bytes(projection, geometry, usage)
     return max(
-        sum(sizes[id(layer)] for layer in blocks[start:stop])
-        + (ends[0] if stage == 0 else 0)
-        + (ends[1] if stage == stages - 1 else 0)
+        sum(sizes[start:stop]) + (ends[0] if stage == 0 else 0) + (ends[1] if stage == stages - 1 else 0)
         for stage, (start, stop) in enumerate(_stages(len(blocks), stages))
     )
 

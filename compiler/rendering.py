@@ -38,7 +38,8 @@ class _Dumper(_BASE):  # type: ignore[misc]  # libyaml's where it is there: the 
 
 def _text(dumper: _Dumper, text: str) -> yaml.Node:
     style = None if PLAIN_TEXT.fullmatch(text) else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    node: yaml.Node = dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return node
 
 
 _Dumper.add_representer(str, _text)
