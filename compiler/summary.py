@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dynamoc.compiler.passes.check_memory import host_bytes
 from dynamoc.compiler.plan import Plan, Process
+from dynamoc.compiler.worker_memory import WorkerMemory, smallest_gpus, worker_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,27 @@ class KvEdge:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """The fullest rank of a component, in bytes; weights and KV are counted, the rest is estimated."""
+
+    component: str
+    gpu: str
+    gpu_bytes: int
+    weights: int
+    activations: int
+    graphs: int
+    communication: int
+    runtime: int
+    kv: int
+    kv_bytes_per_token: int
+    kv_tokens: int | None
+    """Of one worker, all its data-parallel groups together; None where a sequence takes the same at any length."""
+    request_tokens: int | None
+    concurrency: int | None
+    """Requests of the load that one worker holds at once; one more has to wait. None without a load."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A plan in figures."""
 
@@ -57,6 +80,9 @@ class Summary:
     nodes: tuple[NodeSummary, ...]
     kv_edges: tuple[KvEdge, ...]
     unchecked: tuple[str, ...] = ()
+    gpu_memory: tuple[GpuMemory, ...] = ()
+    inventory: str = ""
+    """Hash of the inventory that the plan was proved against."""
 
 
 def summarize(plan: Plan) -> Summary:
@@ -70,7 +96,33 @@ def summarize(plan: Plan) -> Summary:
         nodes=tuple(_node(plan, index) for index in used),
         kv_edges=tuple(KvEdge(source, target, how) for (source, target), how in plan.transports.items()),
         unchecked=plan.unchecked,
+        gpu_memory=tuple(_gpu_memory(plan)),
+        inventory=plan.cluster.digest,
     )
+
+
+def _gpu_memory(plan: Plan) -> Iterator[GpuMemory]:
+    for name, gpu_bytes in smallest_gpus(plan).items():
+        found = worker_memory(plan.graph, plan.graph.component(name), gpu_bytes)
+        if not isinstance(found, WorkerMemory):
+            continue
+        rank = found.expected
+        kind = next(plan.cluster.nodes[p.node].gpu_kind for p in plan.processes if p.component.name == name)
+        yield GpuMemory(
+            component=name,
+            gpu=kind or "",
+            gpu_bytes=rank.gpu,
+            weights=int(rank.weights),
+            activations=int(rank.activations),
+            graphs=int(rank.graphs),
+            communication=int(rank.communication),
+            runtime=int(rank.runtime),
+            kv=max(0, int(rank.kv)),
+            kv_bytes_per_token=round(rank.token),
+            kv_tokens=None if rank.tokens is None else rank.tokens * rank.sharding.groups,
+            request_tokens=found.request,
+            concurrency=found.concurrency,
+        )
 
 
 def _process(plan: Plan, process: Process) -> ProcessSummary:

@@ -10,6 +10,7 @@ from dynamoc.compiler.formats import uniform
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import Account, Usage, account, certain, sequence_bytes
 from dynamoc.compiler.graph import Component, Graph, Load, WorkerOptions
+from dynamoc.compiler.plan import Plan
 from dynamoc.runtime.manifest import Role
 
 ON_LOAD: Mapping[str, str] = {
@@ -61,6 +62,16 @@ class WorkerMemory:
         if self.usage.kv_tokens is not None:
             room = min(room, self.usage.kv_tokens * self.expected.token)
         return int(room / self.bytes_of(self.request)) * self.usage.sharding.groups
+
+
+def smallest_gpus(plan: Plan) -> dict[str, int]:
+    """Memory of the smallest GPU that a component has, by component."""
+    sizes: dict[str, int] = {}
+    for process in plan.processes:
+        if process.gpus:
+            memory = plan.cluster.nodes[process.node].gpu_memory_bytes
+            sizes[process.component.name] = min(memory, sizes.get(process.component.name, memory))
+    return sizes
 
 
 def worker_memory(graph: Graph, component: Component, gpu_bytes: int) -> WorkerMemory | str | None:

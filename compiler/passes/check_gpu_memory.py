@@ -10,30 +10,20 @@ from dynamoc.compiler.gpu_memory import LEAST_RUNTIME, Account, account
 from dynamoc.compiler.graph import Component
 from dynamoc.compiler.memory import spell_bytes
 from dynamoc.compiler.plan import Plan
-from dynamoc.compiler.worker_memory import WorkerMemory, worker_memory
+from dynamoc.compiler.worker_memory import WorkerMemory, smallest_gpus, worker_memory
 
 FRACTIONS = (0.8, 0.85, 0.9, 0.95)
 
 
 def check_gpu_memory(plan: Plan, report: Reporter) -> Plan:
     """D330 weights that exceed a GPU, D331 a memory fraction that leaves no room for one request."""
-    for component, gpu_bytes in _smallest_gpus(plan).items():
+    for component, gpu_bytes in smallest_gpus(plan).items():
         found = worker_memory(plan.graph, plan.graph.component(component), gpu_bytes)
         if isinstance(found, str):
             report.leave_unchecked(f"GPU memory of `{component}`: {found}")
         elif found is not None:
             _check(plan, found, report)
     return plan
-
-
-def _smallest_gpus(plan: Plan) -> dict[str, int]:
-    """Memory of the smallest GPU that a component has, by component."""
-    sizes: dict[str, int] = {}
-    for process in plan.processes:
-        if process.gpus:
-            memory = plan.cluster.nodes[process.node].gpu_memory_bytes
-            sizes[process.component.name] = min(memory, sizes.get(process.component.name, memory))
-    return sizes
 
 
 def _check(plan: Plan, found: WorkerMemory, report: Reporter) -> None:

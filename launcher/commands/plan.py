@@ -53,6 +53,8 @@ def _print(summary: Summary) -> None:
     for edge in summary.kv_edges:
         console.print(f"KV moves {edge.source} → {edge.target} by [bold]{edge.transport}[/]\n")
     console.print(_nodes(summary))
+    if summary.gpu_memory:
+        console.print(_gpu_memory(summary))
     for line in summary.unchecked:
         console.print(f"unchecked: {line}", markup=False, soft_wrap=True)
 
@@ -102,6 +104,21 @@ def _nodes(summary: Summary) -> Table:
         gpus = f"{node.gpus_used} of {node.gpus}" if node.gpus else ""
         sizes = _size(node.host_bytes), _size(node.memory_bytes)
         table.add_row(node.name, str(node.processes), gpus, str(node.cpus), *sizes)
+    return table
+
+
+def _gpu_memory(summary: Summary) -> Table:
+    """One rank of each component, the fullest; what the load takes where there is one."""
+    load = next((memory.request_tokens for memory in summary.gpu_memory if memory.request_tokens), None)
+    words = ("\nGPU memory of a rank", "\nGPU")
+    sizes = ("\nof", "\nweights", "activa-\ntions ~", "\ngraphs ~", "\nbuffers ~", "run-\ntime ~", "\nKV ~")
+    table = _table(words, (*sizes, "a token", "tokens\nof a worker ~", *(("requests\nat once ~",) if load else ())))
+    for memory in summary.gpu_memory:
+        beside = (memory.activations, memory.graphs, memory.communication, memory.runtime)
+        parts = (memory.gpu_bytes, memory.weights, *beside, memory.kv)
+        kv = _size(memory.kv_bytes_per_token), _number(memory.kv_tokens or 0)
+        once = (f"{memory.concurrency or 0:,} of {memory.request_tokens:,} tokens",) if load else ()
+        table.add_row(memory.component, memory.gpu, *map(_size, parts), *kv, *once)
     return table
 
 

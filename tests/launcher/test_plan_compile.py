@@ -52,9 +52,50 @@ def test_memory_of_a_native_worker_is_its_weights_and_its_pool() -> None:
     case = ROOT / "tests/golden/compile/quickstart"
     words = ["plan", str(case / "spec.yaml"), "--cluster", str(case / "cluster.yaml"), "--format", "json"]
     worker = json.loads(dynamoc(*words).output)["processes"][-1]
-    weights, block = 134_479_872 * 2, 30 * 2 * 3 * 16 * 64 * 2
+    weights, block = 134_515_008 * 2, 30 * 2 * 3 * 16 * 64 * 2
 
     assert worker["host_bytes"] == weights + worker["kv_blocks"] * block
+
+
+SERVED = """\
+dynamoc: 1
+name: llama
+model: {ref: RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic}
+defaults: {engine: vllm}
+components:
+  frontend: {role: frontend, port: 8000}
+  router: {role: router}
+  prefill: {role: prefill, replicas: 2, args: {tensor-parallel-size: 2, gpu-memory-utilization: 0.95}}
+  decode: {role: decode, args: {tensor-parallel-size: 4}}
+edges: [frontend -> router -> prefill -> decode]
+load: {isl: 8192, osl: 1024}
+"""
+
+
+def test_gpu_memory_is_a_table_by_component(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SERVED)
+    words = ["plan", str(spec), "--cluster", str(ROOT / "specs/clusters/h100x8.yaml")]
+
+    summary = json.loads(dynamoc(*words, "--format", "json").output)
+    prefill, decode = summary["gpu_memory"]
+    lines = dynamoc(*words).output.splitlines()
+    row = next(line for line in lines if line.startswith("decode ") and "H100" in line)
+
+    assert len(summary["inventory"]) == 32
+    assert (prefill["component"], decode["component"]) == ("prefill", "decode")
+    assert prefill["weights"] > 1.9 * decode["weights"]
+    assert (prefill["request_tokens"], decode["request_tokens"]) == (8192, 9216)
+    assert f"{decode['concurrency']} of 9,216 tokens" in row
+    assert f"{decode['kv_tokens']:,}" in row
+    assert row.split()[2:6] == ["79.6", "GiB", "16.9", "GiB"]
+
+
+def test_without_gpus_there_is_no_table_of_their_memory() -> None:
+    done = dynamoc("plan", str(CASE / "spec.yaml"), *SITE)
+
+    assert "GPU memory" not in done.output
+    assert not json.loads(dynamoc("plan", str(CASE / "spec.yaml"), *SITE, "--format", "json").output)["gpu_memory"]
 
 
 def test_compile_writes_and_lists_its_files(tmp_path: Path) -> None:
