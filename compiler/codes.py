@@ -56,9 +56,17 @@ CODES: Mapping[str, str] = {
     "D312": "no port left",
     "D313": "nodes that do not hold the workers meant for them",
     "D314": "more nodes asked for than there are",
+    "D315": "a worker larger than an NVLink domain",
+    "D316": "NVLink between nodes that have none",
+    "D317": "a time limit above the partition's",
+    "D318": "more nodes than the partition gives",
+    "D319": "a fixed port that is taken",
     "D320": "a load longer than the context",
     "D321": "a load larger than the KV pool",
     "D322": "a KV pool smaller than the context",
+    "D323": "a transfer buffer smaller than a prompt",
+    "D324": "a step smaller than its batch",
+    "D325": "graphs larger than what DeepEP sends",
     "D330": "weights that do not fit the GPUs",
     "D331": "no room for KV on the GPUs",
     # targets
@@ -77,6 +85,9 @@ CODES: Mapping[str, str] = {
     "D511": "an argument the engine does not have",
     "D512": "expert parallelism that does not divide",
     "D513": "an environment variable that is not the user's",
+    "D514": "experts that do not divide",
+    "D515": "experts cut against the ranks",
+    "D516": "attention ranks that do not divide tp",
     "D520": "prefill and decode that disagree",
     "D521": "a flag that is written twice",
     "D522": "a flag against the spec",
@@ -84,6 +95,8 @@ CODES: Mapping[str, str] = {
     "D524": "a flag of the wrong type",
     "D525": "a transport the engine does not have",
     "D526": "a flag that is not there yet",
+    "D527": "a field the engine has no flag for",
+    "D528": "prefill and decode that move KV differently",
 }
 
 NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D510"})

@@ -23,6 +23,20 @@ DIALECTS: Mapping[str, str] = {
 }
 
 
+KV_FORMATS: Mapping[str, str] = {
+    "fp8_e4m3": "fp8",
+    "float8_e4m3fn": "fp8",
+    "float8_e5m2": "fp8_e5m2",
+    "bf16": "bfloat16",
+    "half": "float16",
+}
+
+
+def kv_format(name: str) -> str:
+    """One name for formats of KV that are the same."""
+    return KV_FORMATS.get(name.lower(), name.lower())
+
+
 @dataclass(frozen=True, slots=True)
 class EngineCapabilities:
     """Facts the rules look up. `block_sizes` and `arguments` of None are not checked."""
@@ -44,6 +58,10 @@ class EngineCapabilities:
     """A worker may be several processes, one a node."""
     external: bool = False
     """A program of its own, started with its own words: it sizes its KV pool and decides what was not written."""
+    resizes_blocks: bool = False
+    """A worker takes KV in blocks of another size than its own."""
+    kv_names: Mapping[str, str] = field(default_factory=dict)
+    """What it calls a format of KV, by `kv_format`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a worker where neither the spec nor `args` say."""
     arguments: tuple[str, ...] | None = None
@@ -63,6 +81,16 @@ class PlacedWorker:
     ports: Mapping[str, int]
     """Of the leading process."""
     transport: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Some of a worker's ranks, and how they are counted."""
+
+    count: int
+    arithmetic: str
+    indivisible: bool = False
+    """All of them or one."""
 
 
 class OwnEngine:
@@ -88,6 +116,20 @@ class OwnEngine:
         """They are started as workers of the runtime."""
         del worker
         return None
+
+    def expert_ranks(self, parallel: Parallelism) -> Ranks:
+        """All of a worker."""
+        return Ranks(parallel.gpus, parallel.arithmetic)
+
+    def divides_experts(self, facts: Mapping[str, Any]) -> bool:
+        """A remainder is not spread."""
+        del facts
+        return True
+
+    def unspelled(self, options: WorkerOptions) -> tuple[str, ...]:
+        """They read the spec's fields themselves."""
+        del options
+        return ()
 
     def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
         """The worker's own; a worker is one process."""
@@ -120,6 +162,18 @@ class EngineDialect(Protocol):
 
     def command(self, worker: PlacedWorker) -> Launch | None:
         """How one process of a worker is started; None where the engine is part of this package."""
+        ...
+
+    def expert_ranks(self, parallel: Parallelism) -> Ranks:
+        """The ranks over which the experts of a layer can be spread."""
+        ...
+
+    def divides_experts(self, facts: Mapping[str, Any]) -> bool:
+        """Whether ep must divide the number of experts."""
+        ...
+
+    def unspelled(self, options: WorkerOptions) -> tuple[str, ...]:
+        """Facts of the spec that the engine cannot be told."""
         ...
 
     def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ from dynamoc.compiler.diagnostics import Path
 FOLDER = File(__file__).parent.parent / "specs/engines"
 _NUMBERS = re.compile(r"[0-9]+")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
+_LENGTH = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([kKmM]?)", re.ASCII)
+LENGTHS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
+"""What `16k` and `16K` tokens are."""
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -62,6 +65,8 @@ class FlagTable:
     """The beginning of a flag stands for it where no other begins so."""
     short: frozenset[str] = frozenset()
     """Names that are written with one dash."""
+    switches: frozenset[str] = frozenset()
+    """Boolean flags that only switch something on."""
 
     def find(self, name: str) -> tuple[Flag, bool] | None:
         """The flag of a name in any spelling, and whether the name negates it."""
@@ -74,6 +79,11 @@ class FlagTable:
             return (next(iter(longer.values())), False) if len(longer) == 1 else None
         positive = self.flags.get(folded.removeprefix("no_")) if self.negatable and folded[:3] == "no_" else None
         return (positive, True) if positive is not None and positive.type == "bool" else None
+
+    def negates(self, name: str) -> bool:
+        """Whether `no-<name>` is a flag too."""
+        flag = self.flags.get(fold(name))
+        return self.negatable and flag is not None and flag.type == "bool" and fold(name) not in self.switches
 
     def read(self, args: Mapping[str, Any]) -> Reading:
         """What `args` say; never fails."""
@@ -130,6 +140,9 @@ def convert(value: Any, kind: str) -> tuple[bool, Any]:
             if text is not None and _INTEGER.fullmatch(text):
                 return True, int(text)
             return isinstance(value, int) and not isinstance(value, bool), value
+        case "length":
+            match = _LENGTH.fullmatch(value) if isinstance(value, str) else None
+            return True, int(float(match[1]) * LENGTHS[match[2]]) if match else value
         case "float":
             return _float(value)
         case "bool":
@@ -195,4 +208,5 @@ def build_table(engine: str, data: Mapping[str, Any]) -> FlagTable:
         negatable=data["negatable"],
         abbreviates=data.get("abbreviates", False),
         short=frozenset(data.get("short", ())),
+        switches=frozenset(fold(name) for name in data.get("switches", ())),
     )

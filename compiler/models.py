@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +12,7 @@ from dynamoc.compiler.diagnostics import CompileError
 from dynamoc.compiler.formats import read_formats, uniform
 from dynamoc.compiler.geometry import BITS, PARTS, Geometry
 from dynamoc.compiler.model_config import FAMILIES, layer_count, mtp_layers, stack_of
+from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.source import read_source
 
 _KEYS = {
@@ -23,6 +26,7 @@ _KEYS = {
     "intermediate": "intermediate_size",
 }
 """Our words and those of a config.json; a card may use either."""
+DIGEST_BYTES = 16
 
 
 class ModelTextError(ValueError):
@@ -34,6 +38,8 @@ class ModelLibrary:
     """Texts by `ref` or `path` of a model. The compiler looks nowhere else."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What the folder of a model says of where its files come from, as text."""
     _read: dict[str, Geometry] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What was read of the texts: a sweep asks for the same model many times."""
 
@@ -45,6 +51,24 @@ class ModelLibrary:
                     self._read[name] = read_geometry(self.texts[name], self.texts)
                 return self._read[name]
         return None
+
+    def digest(self, *names: str | None) -> str | None:
+        """A hash of what the first known of `names` says, and the card it is like; None if none is known."""
+        text = next((self.texts[name] for name in names if name is not None and name in self.texts), None)
+        if text is None:
+            return None
+        like = like_of(text)
+        facts = [_data(text)] + ([] if like is None else [_data(self.texts[like])])
+        return _digest(json.dumps(plain(facts), sort_keys=True))
+
+    def folder_digest(self, *names: str | None) -> str | None:
+        """A hash of the provenance of the first of `names` whose folder has one."""
+        found = next((self.provenance[name] for name in names if name is not None and name in self.provenance), None)
+        return None if found is None else _digest(found)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def like_of(text: str) -> str | None:

@@ -79,7 +79,7 @@ def build_options(
         prefix_caching=filled["prefix_caching"],
         cpus=filled.get("cpus"),
         parallel=dialect.parallel(reading.facts, written["parallel"]),
-        args=dict(args),
+        args=_in_order(args),
         gpus=filled.get("gpus"),
         nodes=filled.get("nodes"),
         nodes_per_worker=filled.get("nodes_per_worker"),
@@ -88,6 +88,13 @@ def build_options(
         reading=reading,
         written=_written(written),
     )
+
+
+def _in_order(value: Any) -> Any:
+    """The same data with sorted keys: the order in which a user writes them changes no command."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    return [_in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _usable(name: str, value: Any) -> Any:

@@ -14,17 +14,25 @@ from dynamoc.compiler.graph import Graph
 from dynamoc.compiler.models import ModelLibrary
 from dynamoc.compiler.passes.assign_cpus import assign_cpus
 from dynamoc.compiler.passes.assign_ports import assign_ports
+from dynamoc.compiler.passes.check_attention import check_attention
+from dynamoc.compiler.passes.check_budgets import check_budgets
 from dynamoc.compiler.passes.check_disaggregation import check_disaggregation
 from dynamoc.compiler.passes.check_edges import check_edges
 from dynamoc.compiler.passes.check_engines import check_engines
 from dynamoc.compiler.passes.check_environment import check_environment
+from dynamoc.compiler.passes.check_experts import check_experts
+from dynamoc.compiler.passes.check_fixed_ports import check_fixed_ports
 from dynamoc.compiler.passes.check_flags import check_flags
 from dynamoc.compiler.passes.check_gpu_memory import check_gpu_memory
+from dynamoc.compiler.passes.check_heads import check_heads
 from dynamoc.compiler.passes.check_load import check_load
 from dynamoc.compiler.passes.check_memory import check_memory
 from dynamoc.compiler.passes.check_model import check_model
+from dynamoc.compiler.passes.check_nvlink import check_nvlink
 from dynamoc.compiler.passes.check_pairs import check_pairs
 from dynamoc.compiler.passes.check_roles import check_roles
+from dynamoc.compiler.passes.check_served_pairs import check_served_pairs
+from dynamoc.compiler.passes.check_time import check_time
 from dynamoc.compiler.passes.check_world_size import check_world_size
 from dynamoc.compiler.passes.choose_transports import choose_transports
 from dynamoc.compiler.passes.spell_commands import spell_commands
@@ -49,13 +57,21 @@ GRAPH_PASSES: tuple[GraphPass, ...] = (
     check_flags,
     check_world_size,
     check_model,
+    check_attention,
+    check_heads,
+    check_experts,
     check_pairs,
+    check_served_pairs,
     check_load,
+    check_budgets,
 )
 PLAN_PASSES: tuple[PlanPass, ...] = (
     choose_transports,
     assign_ports,
+    check_fixed_ports,
     assign_cpus,
+    check_nvlink,
+    check_time,
     check_memory,
     check_gpu_memory,
     spell_commands,

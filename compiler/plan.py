@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynamoc.compiler.cluster import Cluster
-from dynamoc.compiler.graph import Component, Graph
+from dynamoc.compiler.graph import Allowance, Component, Graph
 from dynamoc.runtime.manifest import Launch
 
 
@@ -43,6 +43,8 @@ class Plan:
     """The chosen transport of each kv edge, by (source, target) component."""
     unchecked: tuple[str, ...] = ()
     """What no rule could look at."""
+    waived: tuple[Allowance, ...] = ()
+    """Rules that were broken, and that the user had switched off."""
 
     @property
     def nodes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -11,13 +12,22 @@ import msgspec
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Edge, Graph, Load, WorkerOptions
 from dynamoc.compiler.plan import Plan
-from dynamoc.runtime.manifest import RouterSettings
+from dynamoc.runtime.manifest import FrontendSettings, RouterSettings
 
 KIB = 1024
 
 
 def resolved_spec(plan: Plan) -> dict[str, Any]:
     """Plain data, ready to be written as YAML; what has no value is left out."""
+    return _spec(plan, _compilable)
+
+
+def explicit_spec(plan: Plan) -> dict[str, Any]:
+    """The same with the defaults that are the engines' own; to be read, not to be compiled."""
+    return _spec(plan, explicit)
+
+
+def _spec(plan: Plan, fields_of: Callable[[Plan, Component], dict[str, Any]]) -> dict[str, Any]:
     graph = plan.graph
     model = graph.model
     spec = {
@@ -30,7 +40,7 @@ def resolved_spec(plan: Plan) -> dict[str, Any]:
             "served_name": model.served_name,
             "precision": model.precision,
         },
-        "components": {process.component.name: _component(plan, process.component) for process in plan.processes},
+        "components": {process.component.name: fields_of(plan, process.component) for process in plan.processes},
         "edges": [_edge(plan, edge) for edge in sorted(graph.edges, key=lambda e: (e.source, e.target))],
         "placement": _placement(graph),
         "load": _load(graph.load) if graph.load else None,
@@ -62,25 +72,33 @@ def _allow(graph: Graph) -> list[dict[str, str]] | None:
     return [{"code": a.code, "reason": a.reason} for a in graph.allow] or None
 
 
-def _component(plan: Plan, component: Component) -> dict[str, Any]:
+def _compilable(plan: Plan, component: Component) -> dict[str, Any]:
+    fields = explicit(plan, component)
+    if component.worker is not None and dialect(component.worker.engine).capabilities.external:
+        return _as_written(fields, component.worker)
+    return fields
+
+
+def explicit(plan: Plan, component: Component) -> dict[str, Any]:
+    """Every field of a component; None where there is no value."""
     fields: dict[str, Any] = {"role": str(component.role)}
     if component.frontend is not None:
-        fields |= {
-            "replicas": component.replicas,
-            "image": component.image,
-            "port": component.port,
-            "max_body": exact_size(component.frontend.max_body_bytes),
-            "max_concurrent_requests": component.frontend.max_concurrent_requests,
-            "request_timeout": _seconds(component.frontend.request_timeout_s),
-        }
+        fields |= {"replicas": component.replicas, "image": component.image, "port": component.port}
+        fields |= _frontend(component.frontend)
     if component.router is not None:
         fields |= _router(component.router)
     if component.worker is not None:
         blocks = next(p.kv_blocks for p in plan.processes if p.component is component)
         fields |= {"replicas": component.replicas} | _worker(component.worker, blocks)
-        if dialect(component.worker.engine).capabilities.external:
-            fields = _as_written(fields, component.worker)
     return fields | {"env": dict(sorted(component.env.items())) or None}
+
+
+def _frontend(frontend: FrontendSettings) -> dict[str, Any]:
+    settings = msgspec.structs.asdict(frontend)
+    settings["max_body"] = exact_size(settings.pop("max_body_bytes"))
+    for name in ("request_timeout", "stalled_client", "router_wait"):
+        settings[name] = _seconds(settings.pop(f"{name}_s"))
+    return settings
 
 
 def _router(router: RouterSettings) -> dict[str, Any]:
@@ -119,7 +137,7 @@ def _worker(options: WorkerOptions, kv_blocks: int) -> dict[str, Any]:
 
 def _as_written(fields: dict[str, Any], options: WorkerOptions) -> dict[str, Any]:
     """Without defaults that are the engine's own: written out they would become flags of its command."""
-    always = {"role", "replicas", "engine", "device", "args"}
+    always = {"role", "replicas", "engine", "device", "args", "env"}
     kept = {name: value for name, value in fields.items() if name in always | options.written}
     sizes = {name: size for name, size in fields["parallel"].items() if f"parallel.{name}" in options.written}
     return kept | {"parallel": sizes or None}

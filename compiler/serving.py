@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities
+from dynamoc.compiler.dialect import EngineCapabilities, Ranks, kv_format
 from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
-from dynamoc.compiler.graph import SIZES, Model, WorkerOptions
-from dynamoc.runtime.manifest import Role, Word
+from dynamoc.compiler.graph import SIZES, Parallelism, WorkerOptions
+from dynamoc.runtime.manifest import Role
 
 
 class ServedEngine:
@@ -28,6 +27,15 @@ class ServedEngine:
     def read(self, args: Mapping[str, Any]) -> Reading:
         """Facts of the flag table."""
         return self.table.read(args)
+
+    def expert_ranks(self, parallel: Parallelism) -> Ranks:
+        """Those of tp."""
+        return Ranks(parallel.tp, f"tp = {parallel.tp}")
+
+    def divides_experts(self, facts: Mapping[str, Any]) -> bool:
+        """They refuse a remainder."""
+        del facts
+        return True
 
     def shares_world(self, facts: Mapping[str, Any]) -> bool:
         """Only where an engine says so."""
@@ -60,17 +68,38 @@ class ServedEngine:
         told = options.facts.get("kv_tokens")
         return told if isinstance(told, int) else None if blocks is None else blocks * options.block_size
 
+    def told(self, options: WorkerOptions) -> dict[str, Any]:
+        """Fields that the user wrote, as facts: the engine must hear of them where `args` do not say them."""
+        sizes = {name: getattr(options.parallel, name) for name in SIZES if f"parallel.{name}" in options.written}
+        told = sizes | {fact: getattr(options, fact) for field, fact in PASSED.items() if field in options.written}
+        if "kv_dtype" in told:
+            name = kv_format(told["kv_dtype"])
+            told["kv_dtype"] = self.capabilities.kv_names.get(name, name)
+        return told
+
     def flags_of_fields(self, options: WorkerOptions) -> dict[str, Any]:
-        """Fields of the spec that the engine must be told and `args` do not say, under the engine's names."""
-        fields = {name: getattr(options.parallel, name) for name in SIZES if f"parallel.{name}" in options.written}
-        fields |= {name: getattr(options, name) for name in PASSED if name in options.written}
-        spelled = {name: self.table.spelling(name) for name in fields if name not in options.facts}
-        return {flag: fields[name] for name, flag in spelled.items() if flag is not None}
+        """The same under the engine's names."""
+        untold = {fact: value for fact, value in self.told(options).items() if fact not in options.facts}
+        spelled = {fact: self.table.spelling(fact) for fact in untold}
+        return {flag: untold[fact] for fact, flag in spelled.items() if flag is not None}
+
+    def unspelled(self, options: WorkerOptions) -> tuple[str, ...]:
+        """Facts of the spec for which the engine has no flag."""
+        return tuple(fact for fact in self.told(options) if self.table.spelling(fact) is None)
 
 
-PASSED = ("context_length", "max_batched_tokens", "max_sequences", "block_size", "kv_dtype", "dtype", "prefix_caching")
-"""Fields of a worker that have a flag in most engines."""
-
+PASSED: Mapping[str, str] = {
+    "context_length": "context_length",
+    "max_batched_tokens": "max_batched_tokens",
+    "max_sequences": "max_sequences",
+    "block_size": "block_size",
+    "kv_dtype": "kv_dtype",
+    "dtype": "dtype",
+    "prefix_caching": "prefix_caching",
+    "kv_blocks": "kv_blocks",
+    "kv_memory": "kv_bytes",
+}
+"""Fields of a worker that engines have flags for, and what they are as facts."""
 
 PLAIN_DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 """Types of weights and activations by an engine's name for them."""
@@ -100,31 +129,3 @@ def usage_of(options: WorkerOptions, sharding: Sharding, pool: Pool, fraction: f
 def positive(*values: Any) -> int:
     """The first that is a positive whole number; 0 if none is."""
     return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 0)
-
-
-def model_of(model: Model, options: WorkerOptions) -> str:
-    """What an engine loads: a folder, or a name it looks up."""
-    return str(options.facts.get("model") or model.path or model.ref)
-
-
-def spell_flags(args: Mapping[str, Any], lists: str) -> Iterator[Word]:
-    """`args` as words: true is the flag alone, false and null are left out, mappings are JSON.
-
-    `lists` is `words` where the engine takes the items of a list as words, `json` where as one.
-    """
-    for key, value in args.items():
-        flag = key if key.startswith("-") else f"--{key}"
-        if value is None or value is False:
-            continue
-        yield flag
-        if isinstance(value, list) and lists == "words":
-            yield from (spell_value(item) for item in value)
-        elif value is not True:
-            yield spell_value(value)
-
-
-def spell_value(value: Any) -> str:
-    """One value as a word."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

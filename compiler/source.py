@@ -28,6 +28,18 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a file may hold; `depth` also bounds recursion."""
+
+    characters: int = MAX_CHARACTERS
+    depth: int = MAX_DEPTH
+    nodes: int = MAX_NODES
+
+
+SPEC_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a value stands. `style` is `scalar`, `flow` or `block`; `shared` if an alias leads to it."""
 
@@ -66,11 +78,11 @@ class Source:
         return span_of(self.name, self.text, *wanted)
 
 
-def read_source(content: str | bytes, name: str) -> Source:
+def read_source(content: str | bytes, name: str, limits: Limits = SPEC_LIMITS) -> Source:
     """Parse a file; CompileError holds every error that stands in it."""
     content = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     text = _decode(content, name).removeprefix("\ufeff")
-    reader = _Reader(name, text)
+    reader = _Reader(name, text, limits)
     reader.read()
     if reader.errors:
         raise CompileError(reader.errors)
@@ -102,12 +114,13 @@ def _decode(content: bytes, name: str) -> str:
 class _Reader:
     """Turns parser events into data. Depth and size are bounded, so recursion is."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, limits: Limits) -> None:
         self.data: Any = None
         self.places: dict[Path, Place] = {}
         self.errors: list[Diagnostic] = []
         self._name = name
         self._text = text
+        self._limits = limits
         self._events: Iterator[Any] = iter(())
         self._anchors: dict[str, tuple[Any, Path] | None] = {}
         self._nodes = 0
@@ -115,8 +128,8 @@ class _Reader:
 
     def read(self) -> None:
         """Fill `data`, `places` and `errors`."""
-        if len(self._text) > MAX_CHARACTERS:
-            self._error("D108", f"the file has more than {MAX_CHARACTERS} characters", (0, 0))
+        if len(self._text) > self._limits.characters:
+            self._error("D108", f"the file has more than {self._limits.characters} characters", (0, 0))
             return
         try:
             self._events = iter(yaml.parse(self._text, Loader=_LOADER))
@@ -259,11 +272,11 @@ class _Reader:
 
     def _count(self, path: Path, place: Range) -> None:
         self._nodes += 1
-        if self._nodes > MAX_NODES:
-            self._error("D108", f"the file has more than {MAX_NODES} values, aliases expanded", place)
+        if self._nodes > self._limits.nodes:
+            self._error("D108", f"the file has more than {self._limits.nodes} values, aliases expanded", place)
             raise _Stop
-        if len(path) > MAX_DEPTH:
-            self._error("D108", f"the text is nested deeper than {MAX_DEPTH} levels", place)
+        if len(path) > self._limits.depth:
+            self._error("D108", f"the text is nested deeper than {self._limits.depth} levels", place)
             raise _Stop
 
     def _error(

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "plan": "Show who runs where.",
     "graph": "Draw the pipeline.",
     "compile": "Write the artifacts of a target.",
+    "diff": "Show what two specs, or what became of them, do not share.",
     "up": "Compile for this machine and run it.",
     "status": "Show the state of a run.",
     "logs": "Show the logs of a run.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynamoc.compiler.source import Source
 
 EXIT_WRONG = 1
+PROVENANCE = "provenance.json"
 
 SPEC = click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 CLUSTER = click.option(
@@ -102,23 +103,36 @@ def model_library(source: Source, model_root: str) -> ModelLibrary:
     model = model if isinstance(model, dict) else {}
     path, ref = model.get("path"), model.get("ref")
     texts: dict[str, str | None] = {}
+    provenance: dict[str, str | None] = {}
     if isinstance(path, str):
         texts[path] = _text_of(Path(path).expanduser() / "config.json")
+        provenance[path] = _text_of(Path(path).expanduser() / PROVENANCE)
     if isinstance(ref, str):
         root = Path(os.environ.get("DYNAMOC_MODEL_ROOT", model_root))
         texts[ref] = _text_of_ref(ref, root)
+        provenance[ref] = _text_below(root, ref, PROVENANCE)
         if (like := like_of(texts[ref] or "")) is not None:
             texts[like] = _text_of_ref(like, root)
-    return ModelLibrary({name: text for name, text in texts.items() if text is not None})
+    return ModelLibrary(_known(texts), _known(provenance))
+
+
+def _known(texts: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _text_below(model_root: Path, ref: str, file: str) -> str | None:
+    """What stands in a file of the folder of a model; names that lead elsewhere have none."""
+    parts = Path(ref).parts
+    if Path(ref).is_absolute() or ".." in parts or not parts:
+        return None
+    return _text_of(model_root.expanduser() / ref / file)
 
 
 def _text_of_ref(ref: str, model_root: Path) -> str | None:
     """The config.json under the model root, else our card; a name without its owner is enough for that."""
+    config = _text_below(model_root, ref, "config.json")
     parts = Path(ref).parts
-    if Path(ref).is_absolute() or ".." in parts or not parts:
-        return None
-    config = _text_of(model_root.expanduser() / ref / "config.json")
-    if config is not None:
+    if config is not None or Path(ref).is_absolute() or ".." in parts or not parts:
         return config
     from importlib import resources
 

@@ -8,7 +8,8 @@ from typing import Any
 from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
-from dynamoc.compiler.serving import ServedEngine, model_of, positive, spell_flags, usage_of
+from dynamoc.compiler.serving import ServedEngine, positive, usage_of
+from dynamoc.compiler.spelling import model_of, server_of, spell_flags
 from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
 DEFAULT_FRACTION = 0.88
@@ -30,6 +31,7 @@ class Sglang(ServedEngine):
         transports=("mooncake", "nixl"),
         spans_nodes=True,
         external=True,
+        kv_names={"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 1, "max_batched_tokens": 0, "max_sequences": 0},
     )
 
@@ -84,6 +86,12 @@ class Sglang(ServedEngine):
             kv_tokens=self.kv_tokens(options),
         )
 
+    def told(self, options: WorkerOptions) -> dict[str, Any]:
+        """Its radix cache is switched off, not on; its pool is measured in tokens."""
+        told = super().told(options)
+        told |= {"no_prefix_caching": not told.pop("prefix_caching")} if "prefix_caching" in told else {}
+        return told | ({"kv_tokens": told.pop("kv_blocks") * options.block_size} if "kv_blocks" in told else {})
+
     def command(self, worker: PlacedWorker) -> Launch | None:
         """One launcher a node; the first node's address is where they meet."""
         options, facts = worker.options, worker.options.facts
@@ -94,11 +102,19 @@ class Sglang(ServedEngine):
         if "served_name" not in facts:
             more["served-model-name"] = worker.model.served_name
         if worker.role is not Role.AGGREGATED:
+            if "kv_transport" not in facts and worker.transport is not None:
+                more["disaggregation-transfer-backend"] = worker.transport
             if "disaggregation" not in facts:
                 more["disaggregation-mode"] = str(worker.role)
             if "bootstrap_port" not in facts and worker.role is Role.PREFILL and "bootstrap" in worker.ports:
                 more["disaggregation-bootstrap-port"] = worker.ports["bootstrap"]
-        words: list[Word] = ["-m", module, *spell_flags(options.args, "words"), *spell_flags(more, "words")]
+        words: list[Word] = [
+            "-m",
+            module,
+            *spell_flags(options.args, self.table),
+            *spell_flags(more, self.table),
+            *server_of(worker),
+        ]
         if len(worker.nodes) > 1:
             meeting = HostRef(node=worker.nodes[0], port=worker.ports["rendezvous"])
             words += ["--nnodes", str(len(worker.nodes)), "--node-rank", str(worker.part), "--dist-init-addr", meeting]

@@ -9,7 +9,8 @@ from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.rendering import to_yaml
-from dynamoc.compiler.serving import ServedEngine, model_of, positive, usage_of
+from dynamoc.compiler.serving import ServedEngine, positive, usage_of
+from dynamoc.compiler.spelling import model_of, nested, server_of
 from dynamoc.runtime.manifest import FileRef, Launch, Role, Word
 
 DEFAULT_FRACTION = 0.9
@@ -40,7 +41,12 @@ class Trtllm(ServedEngine):
         tp, pp, ep = (sizes.get(name, facts.get(name) or 1) for name in ("tp", "pp", "ep"))
         inside = bool(facts.get("dp_attention"))
         dp = sizes.get("dp", tp if inside else 1)
-        return Parallelism(tp, pp, dp, ep, cp=facts.get("cp") or 1, dp_inside_tp=inside)
+        return Parallelism(tp, pp, dp, ep, cp=facts.get("cp") or 1, dp_inside_tp=inside or dp == tp)
+
+    def divides_experts(self, facts: Mapping[str, Any]) -> bool:
+        """Only the slots of its load balancer must divide; those are looked at wherever they are written."""
+        del facts
+        return False
 
     def usage(self, options: WorkerOptions, role: Role) -> Usage:
         """Its fraction is of what all else leaves free; experts are cut over tp, heads are not with attention DP."""
@@ -69,30 +75,32 @@ class Trtllm(ServedEngine):
             kv_tokens=self.kv_tokens(options),
         )
 
+    def told(self, options: WorkerOptions) -> dict[str, Any]:
+        """Its pool is measured in tokens; attention is data parallel over all of tp or not at all."""
+        told = super().told(options)
+        told |= {"kv_tokens": told.pop("kv_blocks") * options.block_size} if "kv_blocks" in told else {}
+        if told.get("dp") in (1, options.parallel.tp):
+            told["dp_attention"] = told.pop("dp") > 1
+        return told
+
     def command(self, worker: PlacedWorker) -> Launch | None:
-        """All of `args` are in a file, so that nested values arrive as they were written."""
+        """All of `args` are in a file, so that nested values arrive as they were written.
+
+        Over several nodes the first one's process leads MPI ranks, and those of the others wait for its orders.
+        """
         options = worker.options
-        text = to_yaml({**options.args, **_nested(self.flags_of_fields(options))})
-        model = model_of(worker.model, options)
-        words: list[Word] = ["-m", "tensorrt_llm.commands.serve", model, "--config", FileRef(name=OPTIONS_FILE)]
+        text = to_yaml(nested(self.flags_of_fields(options), options.args))
+        model, file = model_of(worker.model, options), FileRef(name=OPTIONS_FILE)
         if options.entrypoint == "dynamo":
-            words = ["-m", "dynamo.trtllm", "--model-path", model, "--extra-engine-args", FileRef(name=OPTIONS_FILE)]
-            words += ["--served-model-name", worker.model.served_name]
-            if worker.role is not Role.AGGREGATED:
-                words += ["--disaggregation-mode", str(worker.role)]
+            words: list[Word] = ["-m", "dynamo.trtllm", "--model-path", model, "--extra-engine-args", file]
+            words += ["--served-model-name", options.facts.get("served_name") or worker.model.served_name]
+            words += [] if worker.role is Role.AGGREGATED else ["--disaggregation-mode", str(worker.role)]
+        elif worker.part:
+            words = ["-m", "tensorrt_llm.llmapi.mgmn_worker_node"]
+        else:
+            words = ["-m", "tensorrt_llm.commands.serve", model, "--extra_llm_api_options", file]
+            words += [*server_of(worker)]
         return Launch(words=tuple(words), files={OPTIONS_FILE: text})
-
-
-def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """`kv_cache_config.dtype: fp8` as sections."""
-    nested: dict[str, Any] = {}
-    for name, value in flags.items():
-        *sections, last = name.split(".")
-        inner = nested
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[last] = value
-    return nested
 
 
 DIALECT = Trtllm()

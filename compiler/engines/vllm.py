@@ -6,17 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
+from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker, Ranks
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
-from dynamoc.compiler.serving import ServedEngine, model_of, positive, spell_flags, usage_of
+from dynamoc.compiler.serving import ServedEngine, positive, usage_of
+from dynamoc.compiler.spelling import model_of, read_mapping, server_of, spell_flags
 from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
 DEFAULT_FRACTION = 0.9
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
-TRANSPORTS = {"nixlconnector": "nixl", "mooncakeconnector": "mooncake", "lmcacheconnectorv1": "lmcache"}
+CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector", "lmcache": "LMCacheConnectorV1"}
+TRANSPORTS = {connector.lower(): transport for transport, connector in CONNECTORS.items()}
 
 
 class Vllm(ServedEngine):
@@ -33,6 +35,7 @@ class Vllm(ServedEngine):
         transports=("nixl", "mooncake", "lmcache"),
         spans_nodes=True,
         external=True,
+        resizes_blocks=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 16, "max_batched_tokens": 0, "max_sequences": 0},
     )
 
@@ -46,7 +49,7 @@ class Vllm(ServedEngine):
             ("eplb_config", "num_redundant_experts", "redundant_experts"),
             ("compilation", "max_cudagraph_capture_size", "graph_batch"),
         ):
-            inside = _mapping(facts.get(outer))
+            inside = read_mapping(facts.get(outer))
             if key in inside:
                 facts[fact], spelled[fact] = inside[key], spelled[outer]
         connector = str(facts.get("kv_connector", "")).lower()
@@ -57,8 +60,20 @@ class Vllm(ServedEngine):
     def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
         """Experts are parallel over all ranks of a stage, or not at all."""
         tp, pp, dp = (sizes.get(name, facts.get(name) or 1) for name in ("tp", "pp", "dp"))
-        expert = tp * dp if facts.get("expert_parallel") else 1
+        expert = tp * dp * (facts.get("pcp") or 1) if facts.get("expert_parallel") else 1
         return Parallelism(tp, pp, dp, sizes.get("ep", expert), cp=facts.get("pcp") or 1)
+
+    def expert_ranks(self, parallel: Parallelism) -> Ranks:
+        """Those of tp and dp together, of which it uses all or one."""
+        ranks = parallel.tp * parallel.dp * parallel.cp
+        names, sizes = "tp x dp", f"{parallel.tp} x {parallel.dp}"
+        if parallel.cp > 1:
+            names, sizes = f"{names} x cp", f"{sizes} x {parallel.cp}"
+        return Ranks(ranks, f"{names} = {sizes} = {ranks}", indivisible=True)
+
+    def divides_experts(self, facts: Mapping[str, Any]) -> bool:
+        """Only its load balancer refuses a remainder."""
+        return bool(facts.get("eplb"))
 
     def shares_world(self, facts: Mapping[str, Any]) -> bool:
         """Data-parallel ranks may be spread over servers, each of which is told the size of all together."""
@@ -95,63 +110,60 @@ class Vllm(ServedEngine):
             needs_context="context_length" in options.written or "context_length" in facts,
         )
 
+    def told(self, options: WorkerOptions) -> dict[str, Any]:
+        """Experts are parallel or not; over how many ranks is not said."""
+        told = super().told(options)
+        return told | ({"expert_parallel": told.pop("ep") > 1} if "ep" in told else {})
+
     def command(self, worker: PlacedWorker) -> Launch | None:
         """One `serve` a node; further nodes join the first."""
         options = worker.options
-        args = {key: value for key, value in options.args.items() if key != "model"}
+        args = {key: value for key, value in options.args.items() if key.lstrip("-") != "model"}
         more = self.flags_of_fields(options)
-        more.pop("ep", None)
-        words: list[Word] = ["-m", "vllm.entrypoints.cli.main", "serve", model_of(worker.model, options)]
-        if options.entrypoint == "dynamo":
-            words = ["-m", "dynamo.vllm", "--model", model_of(worker.model, options)]
         if "served_name" not in options.facts:
             more["served-model-name"] = worker.model.served_name
-        words += [*spell_flags(args, "words"), *spell_flags(more, "words"), *self._roles(worker), *self._nodes(worker)]
-        return Launch(words=tuple(words))
+        model = model_of(worker.model, options)
+        words: list[Word] = ["-m", "vllm.entrypoints.cli.main", "serve", model]
+        if options.entrypoint == "dynamo":
+            words = ["-m", "dynamo.vllm", "--model", model]
+        words += [*spell_flags(args, self.table), *spell_flags(more, self.table), *_role(worker), *server_of(worker)]
+        return Launch(words=(*words, *_nodes(worker)))
 
-    def _roles(self, worker: PlacedWorker) -> list[Word]:
-        facts = worker.options.facts
-        if worker.role is Role.AGGREGATED:
-            return []
-        words: list[Word] = []
-        if "kv_transfer" not in facts:
-            words += ["--kv-transfer-config", json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})]
-        told = {"disaggregation", "prefill_worker", "decode_worker"} & set(facts)
-        if worker.options.entrypoint == "dynamo" and not told:
-            words += [f"--is-{worker.role}-worker"]
+
+def _role(worker: PlacedWorker) -> list[Word]:
+    facts, words = worker.options.facts, list[Word]()
+    if worker.role is Role.AGGREGATED:
         return words
-
-    def _nodes(self, worker: PlacedWorker) -> list[Word]:
-        nodes = len(worker.nodes)
-        if nodes == 1:
-            return []
-        facts, parallel = worker.options.facts, worker.options.parallel
-        words: list[Word] = []
-        leader = HostRef(node=worker.nodes[0])
-        if parallel.dp % nodes == 0:  # whole data-parallel ranks on every node
-            local = parallel.dp // nodes
-            if "dp_local" not in facts:
-                words += ["--data-parallel-size-local", str(local)]
-            if "dp_address" not in facts:
-                words += ["--data-parallel-address", leader]
-            if "dp_port" not in facts:
-                words += ["--data-parallel-rpc-port", str(worker.ports["rendezvous"])]
-            if worker.part and "dp_start_rank" not in facts:
-                words += ["--data-parallel-start-rank", str(local * worker.part)]
-        else:
-            words += ["--nnodes", str(nodes), "--node-rank", str(worker.part)]
-            words += ["--master-addr", leader, "--master-port", str(worker.ports["rendezvous"])]
-        return [*words, "--headless"] if worker.part and not facts.get("hybrid_lb") else words
+    if "kv_transfer" not in facts:
+        connector = CONNECTORS.get(worker.transport or "", CONNECTORS["nixl"])
+        words += ["--kv-transfer-config", json.dumps({"kv_connector": connector, "kv_role": "kv_both"})]
+    told = {"disaggregation", "prefill_worker", "decode_worker"} & set(facts)
+    if worker.options.entrypoint == "dynamo" and not told:
+        words += [f"--is-{worker.role}-worker"]
+    return words
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """A mapping, or the text of one in JSON; empty where it is neither."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return {}
-    return value if isinstance(value, dict) else {}
+def _nodes(worker: PlacedWorker) -> list[Word]:
+    nodes = len(worker.nodes)
+    if nodes == 1:
+        return []
+    facts, parallel = worker.options.facts, worker.options.parallel
+    words: list[Word] = []
+    leader = HostRef(node=worker.nodes[0])
+    if parallel.dp % nodes == 0:  # whole data-parallel ranks on every node
+        local = parallel.dp // nodes
+        if "dp_local" not in facts:
+            words += ["--data-parallel-size-local", str(local)]
+        if "dp_address" not in facts:
+            words += ["--data-parallel-address", leader]
+        if "dp_port" not in facts:
+            words += ["--data-parallel-rpc-port", str(worker.ports["rendezvous"])]
+        if worker.part and "dp_start_rank" not in facts:
+            words += ["--data-parallel-start-rank", str(local * worker.part)]
+    else:
+        words += ["--nnodes", str(nodes), "--node-rank", str(worker.part)]
+        words += ["--master-addr", leader, "--master-port", str(worker.ports["rendezvous"])]
+    return [*words, "--headless"] if worker.part and not facts.get("hybrid_lb") else words
 
 
 DIALECT = Vllm()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Reporter, spell
-from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.dialect import dialect, kv_format
 from dynamoc.compiler.flags import Flag, version_of
 from dynamoc.compiler.graph import SIZES, Component, Graph, WorkerOptions
 
@@ -13,7 +13,8 @@ FIELDS = ("context_length", "max_batched_tokens", "max_sequences", "block_size",
 
 
 def check_flags(graph: Graph, report: Reporter) -> Graph:
-    """D521 a flag twice, D522 against the spec, D523 gone; as warnings D524 of a wrong type, D526 not there yet."""
+    """D521 a flag twice, D522 against the spec, D523 gone; D527 a field without flag; as warnings D524 of a
+    wrong type, D526 not there yet."""
     for component in graph.components:
         options = component.worker
         if options is None or not dialect(options.engine).capabilities.external:
@@ -29,6 +30,8 @@ def check_flags(graph: Graph, report: Reporter) -> Graph:
             if flag.gone is not None or flag.new is not None:
                 _check_version(component, options, path, flag, report)
         _check_fields(component, options, report)
+        for fact in dialect(options.engine).unspelled(options):
+            _report_unspelled(component, options, fact, report)
     return graph
 
 
@@ -38,7 +41,7 @@ def _check_fields(component: Component, options: WorkerOptions, report: Reporter
     fields = {name: getattr(options, name) for name in FIELDS if name in options.written}
     for name, value in (sizes | fields).items():
         said: Any = options.facts.get(name)
-        if said is None or said == value or (name == "kv_dtype" and said == "auto"):
+        if said is None or said == value or (name == "kv_dtype" and kv_format(str(said)) == kv_format(value)):
             continue
         field: Path = (*component.at, "parallel", name) if name in sizes else (*component.at, name)
         where = component.where(name)
@@ -49,6 +52,18 @@ def _check_fields(component: Component, options: WorkerOptions, report: Reporter
             (field, f"{value} here"),
             remedies=[Remedy((Drop(where),)), Remedy((Drop(field),))],
         )
+
+
+def _report_unspelled(component: Component, options: WorkerOptions, fact: str, report: Reporter) -> None:
+    field = {"kv_bytes": "kv_memory"}.get(fact, fact)
+    path = component.where(field)
+    report.error(
+        "D527",
+        f"engine `{options.engine}` cannot be told `{field}`",
+        (path, "it has no flag for it"),
+        at_key=True,
+        remedies=[Remedy((Drop(path),))],
+    )
 
 
 def _report_clash(component: Component, first: Path, second: Path, report: Reporter) -> None:

@@ -41,9 +41,11 @@ def _check_context(graph: Graph, component: Component, options: WorkerOptions, l
     tokens, sum_ = _tokens(component, load)
     if tokens <= options.context_length or not options.context_length:
         return
-    path = (*component.at, "context_length")
+    path = component.where("context_length")
     geometry = graph.model.geometry
     possible = geometry is None or tokens <= geometry.context_length
+    if "context_length" not in options.written and "context_length" not in options.facts:
+        path = (*graph.model.at, "ref")
     report.error(
         "D320",
         f"a request of the load does not fit the context of `{component.name}`",
@@ -62,8 +64,8 @@ def _check_pool(
     needed = blocks_of(tokens, options.block_size)
     if blocks is None or blocks >= needed:
         return
-    path = (*component.at, _pool_field(options))
-    value: int | str = needed
+    path = component.where("kv_tokens") if "kv_tokens" in options.facts else (*component.at, _pool_field(options))
+    value: int | str = tokens if "kv_tokens" in options.facts else needed
     if options.kv_bytes is not None and graph.model.geometry is not None:
         value = f"{blocks_of(needed * kv_block_bytes(graph.model.geometry, options), MIB)} MiB"
     report.error(

@@ -1,4 +1,4 @@
-"""The model divides over the ranks of a worker and reaches the context it is asked for."""
+"""The model has a layer for every stage of a worker and reaches the context it is asked for."""
 
 from __future__ import annotations
 
@@ -13,66 +13,27 @@ LIFTED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEX
 
 
 def check_model(graph: Graph, report: Reporter) -> Graph:
-    """D503 heads, D504 KV heads, D505 layers, D509 context length, D510 a KV pool nobody can size, D512 experts."""
+    """D505 layers, D509 context length, D510 a KV pool nobody can size."""
     geometry = graph.model.geometry
     for component in graph.components:
         options = component.worker
         if options is None:
             continue
-        _check_experts(component, options, report)
         _check_pool_known(component, options, geometry, report)
         if geometry is not None and dialect(options.engine).capabilities.divides_model:
-            _check_heads(component, options, geometry, report)
             _check_layers(component, options, geometry, report)
             _check_context(component, options, geometry, report)
     return graph
 
 
-def _check_heads(component: Component, options: WorkerOptions, geometry: Geometry, report: Reporter) -> None:
-    """Some engines put `dp` inside `tp` for attention, so with both nothing is claimed."""
-    tp, heads, kv_heads = options.parallel.tp, geometry.heads, geometry.kv_heads
-    if options.parallel.dp > 1 or _divides(geometry, tp):
-        return
-    path = (*component.at, "parallel", "tp")
-    fitting = max(size for size in range(1, min(tp, heads + 1)) if _divides(geometry, size))
-    remedies = [Remedy((Put(path, fitting),))]
-    if heads % tp:
-        message = f"{heads} attention heads do not divide over `tp: {tp}`"
-        notes = [f"{heads} / {tp} = {heads // tp} remainder {heads % tp}"]
-        report.error("D503", message, (path, f"{tp} ranks"), notes=notes, remedies=remedies)
-    else:
-        message = f"{kv_heads} KV heads neither divide over `tp: {tp}` nor repeat evenly"
-        notes = [f"neither {kv_heads} % {tp} nor {tp} % {kv_heads} is 0"]
-        report.error("D504", message, (path, f"{tp} ranks"), notes=notes, remedies=remedies)
-
-
-def _divides(geometry: Geometry, tp: int) -> bool:
-    """Whether every rank gets as many heads as the others."""
-    return geometry.heads % tp == 0 and (geometry.kv_heads % tp == 0 or tp % geometry.kv_heads == 0)
-
-
 def _check_layers(component: Component, options: WorkerOptions, geometry: Geometry, report: Reporter) -> None:
     if options.parallel.pp > geometry.layers:
-        path = (*component.at, "parallel", "pp")
+        path = component.where("pp")
         report.error(
             "D505",
             f"{geometry.layers} layers leave some of {options.parallel.pp} pipeline stages empty",
             (path, f"at most {geometry.layers}"),
             remedies=[Remedy((Put(path, geometry.layers),))],
-        )
-
-
-def _check_experts(component: Component, options: WorkerOptions, report: Reporter) -> None:
-    parallel = options.parallel
-    if parallel.gpus % parallel.ep:
-        path = (*component.at, "parallel", "ep")
-        sizes = f"{parallel.tp} x {parallel.pp} x {parallel.dp}"
-        report.error(
-            "D512",
-            f"`ep: {parallel.ep}` does not divide the {parallel.gpus} ranks of a worker",
-            (path, ""),
-            notes=[f"tp x pp x dp = {sizes} = {parallel.gpus}"],
-            remedies=[Remedy((Put(path, parallel.gpus),))],
         )
 
 

@@ -8,10 +8,12 @@ from dynamoc.compiler.graph import Component, EdgeKind, Graph, Parallelism, Work
 
 
 def check_pairs(graph: Graph, report: Reporter) -> Graph:
-    """D520, once for every field that differs."""
+    """D520 between engines of ours, once for every field that differs."""
     for edge in graph.edges:
         source, target = graph.component(edge.source), graph.component(edge.target)
-        if edge.kind is EdgeKind.KV and source.worker is not None and target.worker is not None:
+        if edge.kind is not EdgeKind.KV or source.worker is None or target.worker is None:
+            continue
+        if not any(dialect(options.engine).capabilities.external for options in (source.worker, target.worker)):
             _check_pair(source, source.worker, target, target.worker, report)
     return graph
 

@@ -1,12 +1,20 @@
-"""`dynamoc compile SPEC --target local -o DIR`: write the artifacts of a target."""
+"""`dynamoc compile SPEC --target local -o DIR`: write the artifacts of a target, or hold to a lock."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dynamoc.launcher.reading import CLUSTER, SPEC, Findings, read_inputs
+from dynamoc.launcher.reading import CLUSTER, EXIT_WRONG, FORMAT, SPEC, Findings, read_inputs
+
+if TYPE_CHECKING:
+    from dynamoc.compiler.lock import Lock
+    from dynamoc.compiler.target import Target
+
+BESIDE = "lock.yaml"
 
 
 @click.command(name="compile")
@@ -20,25 +28,78 @@ from dynamoc.launcher.reading import CLUSTER, SPEC, Findings, read_inputs
     required=True,
     help="Folder for the artifacts; other files in it are left alone.",
 )
-def command(spec: Path, cluster: Path | None, target_name: str, output: Path) -> None:
+@click.option(
+    "--locked",
+    is_flag=False,
+    flag_value="",
+    metavar="[LOCK]",
+    help=f"Refuse whatever differs from LOCK, or from {BESIDE} in the output folder.",
+)
+@FORMAT
+def command(spec: Path, cluster: Path | None, target_name: str, output: Path, locked: str | None, form: str) -> None:
     """Prove SPEC and write its artifacts; the same input gives the same bytes."""
     from dynamoc.compiler.artifacts import write
+    from dynamoc.compiler.lock import lock_in, unpinned_images
     from dynamoc.compiler.pipeline import build_plan, emit
-    from dynamoc.compiler.target import UnknownTargetError, load_target
 
-    try:
-        target = load_target(target_name)
-    except UnknownTargetError as error:
-        raise click.UsageError(str(error)) from error
-    findings = Findings()
+    target = _target(target_name)
+    findings = Findings(form)
     with findings.shown():
+        before = None if locked is None else read_lock_file(Path(locked or output / BESIDE))
         inputs = read_inputs(spec, cluster, findings)
         plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models, target)
     findings.show(warnings)
-    artifacts = emit(inputs.source, plan, target)
+    artifacts = emit(inputs.source, plan, target, inputs.models)
+    if before is not None:
+        _refuse_drift(before, lock_in(artifacts), findings)
+    _warn_of_images(unpinned_images(plan), findings)
     try:
         write(artifacts, output)
     except OSError as error:
         raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
     for artifact in artifacts:
         click.echo(output / artifact.path)
+
+
+def read_lock_file(path: Path) -> Lock:
+    """The lock in a file; CompileError where it is not YAML, a usage error where it is none."""
+    from dynamoc.compiler.lock import LockError, read_lock
+
+    try:
+        return read_lock(path.read_bytes(), str(path))
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except LockError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _target(name: str) -> Target:
+    from dynamoc.compiler.target import UnknownTargetError, load_target
+
+    try:
+        return load_target(name)
+    except UnknownTargetError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _refuse_drift(before: Lock, now: Lock, findings: Findings) -> None:
+    """Show what drifted and exit 1, before anything is written."""
+    from dynamoc.compiler.drift import drift_of
+    from dynamoc.launcher.differences import drift_json, drift_text
+
+    drifts = drift_of(before, now)
+    if not drifts:
+        return
+    if findings.form == "json":
+        findings.out.write(drift_json(drifts))
+    else:
+        kinds = ", ".join(dict.fromkeys(str(drift.kind) for drift in drifts))
+        findings.out.write(f"error: this is not what was locked: {kinds}\n\n{drift_text(drifts)}\n")
+        findings.out.write("help: compile without `--locked` to lock what is there now\n")
+    sys.exit(EXIT_WRONG)
+
+
+def _warn_of_images(images: tuple[str, ...], findings: Findings) -> None:
+    if images and findings.form == "text":
+        names = ", ".join(f"`{image}`" for image in images)
+        findings.out.write(f"warning: without a digest an image may change unseen: {names}\n")

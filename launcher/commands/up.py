@@ -76,7 +76,7 @@ def compile_here(spec: Path, cluster: Path | None, port_base: int | None) -> Art
         inventory = inputs.cluster if port_base is None else replace(inputs.cluster, port_base=port_base)
         plan, warnings = build_plan(inputs.source, inventory, inputs.models, target)
     findings.show(warnings)
-    return emit(inputs.source, plan, target)
+    return emit(inputs.source, plan, target, inputs.models)
 
 
 def serve(run: LocalRun, console: Console, questions: Sequence[str], max_tokens: int, keep: bool) -> int:

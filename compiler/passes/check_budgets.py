@@ -1,0 +1,86 @@
+"""Budgets of tokens that an engine is given hold what its largest batch needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
+from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.runtime.manifest import Role
+
+DISPATCH = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
+DISPATCH_DEFAULT = 128
+
+
+def check_budgets(graph: Graph, report: Reporter) -> Graph:
+    """Warnings: D323 transfer buffers against prompts, D324 tokens of a decode step, D325 tokens that DeepEP sends."""
+    for component in graph.components:
+        options = component.worker
+        if options is None:
+            continue
+        if graph.load is not None:
+            _check_buffer(graph, component, options, report)
+        if component.role is not Role.PREFILL:
+            _check_step(component, options, report)
+            _check_dispatch(component, options, report)
+    return graph
+
+
+def _check_buffer(graph: Graph, component: Component, options: WorkerOptions, report: Reporter) -> None:
+    tokens = options.facts.get("transfer_tokens")
+    assert graph.load is not None
+    if component.role is Role.AGGREGATED or not isinstance(tokens, int) or tokens >= graph.load.isl:
+        return
+    path = component.where("transfer_tokens")
+    report.warning(
+        "D323",
+        f"the transfer buffer of `{component.name}` does not hold a prompt of the load",
+        (path, f"{tokens} tokens"),
+        (graph.load.at, "the load"),
+        notes=[f"isl = {graph.load.isl} > {tokens}"],
+        remedies=[Remedy((Put(path, graph.load.isl),))],
+    )
+
+
+def _check_step(component: Component, options: WorkerOptions, report: Reporter) -> None:
+    """A sequence takes one token of a step, and one for each that was guessed."""
+    facts = options.facts
+    guessed = _count(facts.get("nextn")) or _count(facts.get("draft_tokens"))
+    tokens, sequences = _count(facts.get("max_batched_tokens")), _count(facts.get("max_sequences"))
+    if options.engine != "trtllm" or not tokens or not sequences or tokens >= sequences * (1 + guessed):
+        return
+    path, needed = component.where("max_batched_tokens"), sequences * (1 + guessed)
+    report.warning(
+        "D324",
+        f"a step of `{component.name}` takes {tokens} tokens, its {sequences} sequences need {needed}",
+        (path, f"at least {needed}"),
+        (component.where("max_sequences"), f"{sequences} sequences"),
+        notes=[f"{sequences} x (1 + {guessed}) = {needed} > {tokens}"],
+        remedies=[Remedy((Put(path, needed),))],
+    )
+
+
+def _check_dispatch(component: Component, options: WorkerOptions, report: Reporter) -> None:
+    """In its low-latency mode DeepEP sends at most so many tokens of a rank; a graph is replayed with all of them."""
+    facts = options.facts
+    if facts.get("a2a") != "deepep" or facts.get("deepep_mode") not in (None, "auto", "low_latency"):
+        return
+    batches = facts.get("graph_batches")
+    sizes = [*(batches if isinstance(batches, list) else ()), facts.get("graph_batch")]
+    largest = max((_count(size) for size in sizes), default=0) * max(1, _count(facts.get("draft_tokens")))
+    written = component.env.get(DISPATCH, "")
+    limit = int(written) if written.isdecimal() else DISPATCH_DEFAULT
+    if facts.get("eager") or largest <= limit:
+        return
+    fact = "graph_batches" if isinstance(batches, list) else "graph_batch"
+    report.warning(
+        "D325",
+        f"CUDA graphs of `{component.name}` reach {largest} tokens, DeepEP sends {limit} of a rank",
+        (component.where(fact), f"up to {largest} tokens"),
+        notes=[f"{DISPATCH} is {limit}" + ("" if written else ", its default")],
+        remedies=[Remedy((Put((*component.at, "env", DISPATCH), str(largest)),))],
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
