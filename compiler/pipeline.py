@@ -10,7 +10,8 @@ from typing import TypeVar
 from dynamoc.compiler.artifacts import Artifact, Artifacts
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Drop, Remedy, Reporter
-from dynamoc.compiler.graph import Graph
+from dynamoc.compiler.graph import Allowance, Graph
+from dynamoc.compiler.lock import lock_artifact, lock_of
 from dynamoc.compiler.models import ModelLibrary
 from dynamoc.compiler.passes.assign_cpus import assign_cpus
 from dynamoc.compiler.passes.assign_ports import assign_ports
@@ -81,12 +82,14 @@ PLAN_PASSES: tuple[PlanPass, ...] = (
 def compile_spec(source: Source, cluster: Cluster, target: Target, models: ModelLibrary) -> Artifacts:
     """The artifacts of a spec, the spec among them; CompileError with every mistake of the first wrong step."""
     plan, _ = build_plan(source, cluster, models, target)
-    return emit(source, plan, target)
+    return emit(source, plan, target, models)
 
 
-def emit(source: Source, plan: Plan, target: Target) -> Artifacts:
-    """The artifacts of a plan and the text it came from."""
-    return (*target.emit(plan), Artifact(PurePosixPath("spec.yaml"), source.text))
+def emit(source: Source, plan: Plan, target: Target, models: ModelLibrary) -> Artifacts:
+    """The artifacts of a plan, their lock, and the text they came from."""
+    artifacts = target.emit(plan)
+    lock = lock_of(source, plan, models, target.name, artifacts)
+    return (*artifacts, lock_artifact(lock), Artifact(PurePosixPath("spec.yaml"), source.text))
 
 
 def build_plan(
@@ -137,7 +140,8 @@ def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target 
     if target is not None:
         check_capabilities(plan, target, report)
     report.stop_on_errors()
-    return replace(plan, unchecked=tuple(report.unchecked))
+    waived = tuple(Allowance(waiver.code, waiver.reason) for waiver in report.waivers if waiver.used)
+    return replace(plan, unchecked=tuple(report.unchecked), waived=waived)
 
 
 def run(passes: Sequence[Callable[[IR, Reporter], IR]], ir: IR, report: Reporter, verify: Callable[[IR], None]) -> IR:
