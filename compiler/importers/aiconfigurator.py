@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
-from dynamoc.compiler.importers.recipe import Fields, Imported, RecipeError, name_of, text_of, without_nothing
+from dynamoc.compiler.importers.recipe import Fields, Imported, RecipeError, name_of, without_nothing
 
 ROLES = {"prefill": "prefill", "decode": "decode", "agg": "aggregated"}
 COMPONENT = {"prefill": "prefill", "decode": "decode", "agg": "worker"}
@@ -44,25 +44,25 @@ def read(documents: list[Any]) -> Iterator[Imported]:
     roles = [role for role in ROLES if isinstance(fields.get(section, role), dict) and _count(fields, role)]
     if not roles:
         raise RecipeError(f"`{section}` names none of {', '.join(ROLES)}")
-    image = fields.take("K8sConfig", "k8s_image")
+    image = fields.take_text("K8sConfig", "k8s_image")
     components = {COMPONENT[role]: _worker(fields, section, role) for role in roles}
-    model = fields.take("ServiceConfig", "model_path") or fields.take("model_path")
-    served = fields.take("ServiceConfig", "served_model_name")
-    ref = text_of(model or served or "model")
+    model = fields.take_text("ServiceConfig", "model_path") or fields.take_text("model_path")
+    served = fields.take_text("ServiceConfig", "served_model_name")
+    ref = model or served or "model"
     spec = {
         "dynamoc": 1,
-        "name": name_of(text_of(fields.take("K8sConfig", "name_prefix", default=ref.rpartition("/")[2]))),
+        "name": name_of(fields.take_text("K8sConfig", "name_prefix") or ref.rpartition("/")[2]),
         "model": without_nothing(
             {
                 "ref": ref.strip("/"),
                 "path": ref if ref.startswith("/") else None,
-                "served_name": None if served is None else text_of(served),
+                "served_name": served,
             }
         ),
         "defaults": without_nothing(
             {
                 "engine": _engine(fields, image),
-                "image": None if image is None else text_of(image),
+                "image": image,
                 "entrypoint": "dynamo",
             }
         ),
@@ -103,11 +103,12 @@ def _worker(fields: Fields, section: str, role: str) -> dict[str, Any]:
     return without_nothing({**worker, **options})
 
 
-def _engine(fields: Fields, image: Any) -> str:
-    named = fields.take("backend") or fields.take("ServiceConfig", "backend") or fields.take("K8sConfig", "backend")
-    if named is not None:
-        return text_of(named)
-    found = [engine for runtime, engine in RUNTIMES.items() if runtime in text_of(image or "")]
+def _engine(fields: Fields, image: str | None) -> str:
+    places = (("backend",), ("ServiceConfig", "backend"), ("K8sConfig", "backend"))
+    named = [engine for place in places if (engine := fields.take_text(*place))]
+    if named:
+        return named[0]
+    found = [engine for runtime, engine in RUNTIMES.items() if runtime in (image or "")]
     return found[0] if found else ENGINES[0]
 
 
@@ -125,7 +126,7 @@ def _load(fields: Fields) -> dict[str, Any] | None:
 
 
 def _cluster(fields: Fields, components: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    system = text_of(fields.take("system") or fields.take("NodeConfig", "system_name") or DEFAULT_SYSTEM)
+    system = fields.take_text("system") or fields.take_text("NodeConfig", "system_name") or DEFAULT_SYSTEM
     kind, size = SYSTEMS.get(system, (system.partition("_")[0], 8))
     size = fields.take_count("NodeConfig", "num_gpus_per_node") or size
     fields.notes.append(host_note(kind))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dynamoc.compiler.importers.dynamo_service import Service, engine_files, services_of
+from dynamoc.compiler.importers.dynamo_service import Service, engine_files, services_of, variable_of
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
 from dynamoc.compiler.importers.recipe import (
     Fields,
@@ -14,7 +14,6 @@ from dynamoc.compiler.importers.recipe import (
     name_of,
     text_of,
     without_nothing,
-    words_of,
 )
 
 KIND = "DynamoGraphDeployment"
@@ -37,8 +36,7 @@ def read(documents: list[Any]) -> Iterator[Imported]:
     files = engine_files(documents)
     graphs = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     for number, graph in enumerate(graphs):
-        name = text_of((graph.get("metadata") or {}).get("name", number)) if len(graphs) > 1 else ""
-        yield _imported(name, graph, files)
+        yield _imported(f"{number}" if len(graphs) > 1 else "", graph, files)
 
 
 def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> Imported:
@@ -51,7 +49,7 @@ def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[
         raise RecipeError("the graph has no workers")
     engine = next((service.engine for service in workers if service.engine), None)
     if engine is None:
-        engine = fields.take("spec", "backendFramework")
+        engine = fields.take_text("spec", "backendFramework")
     fields.ignore("the commands of the workers say which engine they start", "spec", "backendFramework")
     shared = _shared_env(fields)
     names = {service.name: name_of(service.name) for service in workers}
@@ -60,7 +58,7 @@ def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[
     door = name_of(frontends[0].name) if frontends else "frontend"
     spec = {
         "dynamoc": 1,
-        "name": name_of(text_of(fields.take("metadata", "name", default="graph"))),
+        "name": name_of(fields.take_text("metadata", "name") or "graph"),
         "model": _model(fields, workers),
         "defaults": without_nothing({"engine": engine, "env": shared}),
         "components": {
@@ -78,10 +76,12 @@ def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[
 def _shared_env(fields: Fields) -> dict[str, str]:
     env: dict[str, str] = {}
     for key in ("envs", "env"):
-        for index, variable in enumerate(fields.get("spec", key) or ()):
-            if isinstance(variable, dict) and "value" in variable:
+        listed = fields.get("spec", key)
+        for index, variable in enumerate(listed if isinstance(listed, list) else ()):
+            name, value = variable_of(variable)
+            if name is not None:
                 fields.take("spec", key, index)
-                env |= words_of({text_of(variable.get("name")): variable["value"]})
+                env[name] = value
     return env
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamoc.compiler.importers.command_line import read_command
 from dynamoc.compiler.importers.documents import read_documents
-from dynamoc.compiler.importers.recipe import Fields, Key, Path, RecipeError, spell, text_of, words_of
+from dynamoc.compiler.importers.recipe import Fields, Key, Path, RecipeError, can_be_set, spell, text_of
 
 TYPES = {"frontend": "frontend", "prefill": "prefill", "decode": "decode", "worker": "aggregated"}
 TYPE_KEYS = ("subComponentType", "componentType", "type")
@@ -60,7 +60,7 @@ def services_of(fields: Fields, files: Mapping[str, Mapping[str, Any]]) -> list[
         *((f"component-{n}", ("spec", "components", n)) for n in range(len(listed) if isinstance(listed, list) else 0)),
     ]
     serving = [place for place in places if _serves(fields, place[1])]
-    found = [_service(fields, text_of(fields.take(*at, "name", default=name)), at, files) for name, at in serving]
+    found = [_service(fields, fields.take_text(*at, "name") or name, at, files) for name, at in serving]
     prefills = any(service.role == "prefill" for service in found)
     return [_decode(service) if prefills and service.role == "aggregated" else service for service in found]
 
@@ -98,7 +98,7 @@ def _service(fields: Fields, name: str, at: Path, files: Mapping[str, Mapping[st
         replicas=_or(fields.take_count(*at, "replicas"), 1),
         nodes=_or(fields.take_count(*at, "multinode", "nodeCount"), 1),
         gpus=_gpus(fields, at, container),
-        image=None if (image := fields.take(*container, "image")) is None else text_of(image),
+        image=fields.take_text(*container, "image"),
         engine=command.engine,
         entrypoint=command.entrypoint,
         node_labels=_labels(fields.get(*at)),
@@ -127,10 +127,19 @@ def _env(fields: Fields, at: Path, container: Path) -> dict[str, str]:
     env: dict[str, str] = {}
     for where in ((*at, "envs"), (*container, "env")):
         for index, variable in enumerate(_list(fields.get(*where), where)):
-            if isinstance(variable, dict) and "value" in variable:
+            variable_name, value = variable_of(variable)
+            if variable_name is not None:
                 fields.take(*where, index)
-                env |= words_of({text_of(variable.get("name")): variable["value"]})
+                env[variable_name] = value
     return env
+
+
+def variable_of(entry: Any) -> tuple[str | None, str]:
+    """Name and value of an entry of a list of variables; no name where it refers to something else."""
+    if not isinstance(entry, dict) or entry.get("value") is None or not set(entry) <= {"name", "value"}:
+        return None, ""
+    name = text_of(entry.get("name", ""))
+    return (name, text_of(entry["value"])) if can_be_set(name, entry["value"]) else (None, "")
 
 
 def _list(value: Any, at: Path) -> list[Any]:

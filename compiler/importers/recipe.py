@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynamoc.compiler.passes.check_environment import OWNED
+from dynamoc.compiler.spec import VARIABLE
 from dynamoc.compiler.units import as_written
 
 Key = str | int
@@ -77,6 +79,25 @@ class Fields:
             raise RecipeError(f"`{spell(path)}` takes a whole number, not `{text[:60]}`")
         return int(text)
 
+    def take_env(self, *path: Key) -> dict[str, str]:
+        """Variables as the texts a process gets; what no process can be given, or the plan sets, is not taken."""
+        found = self.get(*path)
+        if found is not None and not isinstance(found, dict):
+            raise RecipeError(f"`{spell(path)}` takes a mapping")
+        env: dict[str, str] = {}
+        for name, value in (found or {}).items():
+            if can_be_set(name, value):
+                self.take(*path, name)
+                env |= {} if value is None else {name: text_of(value)}
+        return env
+
+    def take_text(self, *path: Key) -> str | None:
+        """One word, None where nothing stands; RecipeError if it is a mapping or a list."""
+        found = self.take(*path)
+        if isinstance(found, dict | list):
+            raise RecipeError(f"`{spell(path)}` takes one word")
+        return None if found is None else text_of(found)
+
     def ignore(self, reason: str, *path: Key) -> None:
         """Leave a field out, for a reason."""
         if self._find(path) is not _ABSENT and path not in self._taken:
@@ -128,9 +149,9 @@ def name_of(text: str) -> str:
     return f"{name[: MAX_NAME - _DIGEST - 1].rstrip('-')}-{digest}"
 
 
-def words_of(env: Mapping[str, Any]) -> dict[str, str]:
-    """Variables as the texts a process gets; one that is null is left out."""
-    return {name: text_of(value) for name, value in env.items() if value is not None}
+def can_be_set(name: str, value: Any) -> bool:
+    """Whether a recipe may give processes this variable."""
+    return re.fullmatch(VARIABLE, name) is not None and name not in OWNED and not isinstance(value, dict | list)
 
 
 def text_of(value: Any) -> str:

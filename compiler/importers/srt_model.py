@@ -5,24 +5,28 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from dynamoc.compiler.geometry import WIDTHS
 from dynamoc.compiler.importers.recipe import Fields, Path, text_of, without_nothing
 from dynamoc.compiler.importers.srt_fields import FRAMEWORK
 
 HUB = "hf:"
 SERVED = ("served-model-name", "served_model_name")
-PRECISIONS = {"nvfp4": "fp4", "mxfp4": "fp4", "bfloat16": "bf16", "float16": "fp16"}
+PRECISIONS = {name: name for name in WIDTHS} | {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _VERSION = re.compile(r"v?([0-9]+\.[0-9]+[0-9A-Za-z.+]*)")
+_UNTAGGED = "0.1.dev"
+"""What a build calls itself that does not know the version it is built from."""
 _OWN_IMAGES = {"sglang": "lmsysorg/sglang", "vllm": "vllm/vllm-openai", "trtllm": "nvidia/tensorrt-llm/release"}
 """Images whose tag is the version of the engine itself."""
 
 
 def model_of(fields: Fields, args: list[Path]) -> dict[str, Any]:
     """`ref` from what the recipe calls the model in the world's words, else the name its site knows it by."""
-    where = text_of(fields.take("model", "path", default=""))
-    precision = fields.take("model", "precision")
+    where = fields.take_text("model", "path") or ""
+    precision = PRECISIONS.get(text_of(fields.get("model", "precision", default="")).lower())
+    if precision is not None:
+        fields.take("model", "precision")
     served = _served(fields, args)
-    repo = fields.take("identity", "model", "repo")
-    revision = fields.take("identity", "model", "revision")
+    repo = fields.take_text("identity", "model", "repo")
     ref = repo or (where.removeprefix(HUB) if where.startswith(HUB) else None)
     if ref is None:
         ref = served if served and "/" in served else where.rstrip("/").rpartition("/")[2]
@@ -30,8 +34,8 @@ def model_of(fields: Fields, args: list[Path]) -> dict[str, Any]:
     model = {
         "ref": ref or None,
         "path": where if where.startswith("/") else None,
-        "revision": None if revision is None else text_of(revision),
-        "precision": None if precision is None else text_of(precision).lower(),
+        "revision": fields.take_text("identity", "model", "revision"),
+        "precision": precision,
         "served_name": served,
     }
     return without_nothing(model)
@@ -48,20 +52,20 @@ def _served(fields: Fields, args: list[Path]) -> str | None:
 
 def image_of(fields: Fields) -> str | None:
     """The image by its public name where one is given, else as the site calls it."""
-    here = fields.take("model", "container")
-    public = fields.take("identity", "container", "image")
-    if public is not None and text_of(public) != text_of(here):
-        fields.notes.append(f"the image `{text_of(public)}` is called `{text_of(here)}` at the site")
+    here = fields.take_text("model", "container")
+    public = fields.take_text("identity", "container", "image")
+    if public is not None and public != here:
+        fields.notes.append(f"the image `{public}` is called `{here}` at the site")
     name = public if public is not None else here
-    return None if name is None else text_of(name).replace("#", "/", 1)
+    return None if name is None else name.replace("#", "/", 1)
 
 
 def version_of(fields: Fields, engine: str, image: str | None) -> str | None:
     """From the identity of the recipe, else from the tag of the engine's own image."""
     path = ("identity", "frameworks", FRAMEWORK.get(engine, engine))
     named = fields.get(*path)
-    if named is not None and _VERSION.fullmatch(text_of(named)):
-        return text_of(fields.take(*path))
+    if named is not None and _VERSION.fullmatch(text_of(named)) and not text_of(named).startswith(_UNTAGGED):
+        return fields.take_text(*path)
     name, _, tag = (image or "").partition("@")[0].rpartition(":")
     found = _VERSION.match(tag)
     return found[1] if found and engine in _OWN_IMAGES and name.endswith(_OWN_IMAGES[engine]) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.importers.recipe import Fields, as_number, text_of, without_nothing, words_of
+from dynamoc.compiler.importers.recipe import Fields, as_number, text_of, without_nothing
 
 DEFAULT_ADDITIONAL = 9
 POLICIES = {
@@ -18,6 +18,7 @@ POLICIES = {
     "power_of_two": "least_loaded",
 }
 """Words of `router-mode` and `policy`, and ours."""
+LARGEST_WEIGHT = 1_000_000
 KV_OPTIONS = {"router-temperature": "temperature", "router-kv-overlap-score-weight": "overlap_credit"}
 
 
@@ -26,12 +27,11 @@ def frontend_of(fields: Fields, nodes: int, env: Mapping[str, str]) -> dict[str,
     several = fields.take("frontend", "enable_multiple_frontends", default=True) is not False
     additional = fields.take_count("frontend", "num_additional_frontends")
     replicas = 1 + (DEFAULT_ADDITIONAL if additional is None else additional) if several else 1
-    image = fields.take("frontend", "container_image")
-    own = words_of(fields.take_map("frontend", "env"))
+    own = fields.take_env("frontend", "env")
     frontend = {
         "role": "frontend",
         "replicas": min(replicas, max(nodes, 1)),
-        "image": None if image is None else text_of(image),
+        "image": fields.take_text("frontend", "container_image"),
         "env": {**env, **own},
     }
     return without_nothing(frontend)
@@ -47,7 +47,7 @@ def router_of(fields: Fields) -> dict[str, Any]:
     router: dict[str, Any] = {"role": "router", "policy": policy}
     for name, ours in KV_OPTIONS.items() if policy == "kv" else ():
         number = as_number(fields.get("frontend", "args", name))
-        if number is not None:
+        if number is not None and number <= LARGEST_WEIGHT:
             fields.take("frontend", "args", name)
             router[ours] = number
     return router

@@ -12,8 +12,7 @@ _MOUNT = re.compile(r"[^:\s]+:/[^:\s]+(:(ro|rw))?")
 
 def site_of(fields: Fields) -> dict[str, Any]:
     """Partition, account, mounts and directives; a mount that is more than a folder stays unmapped."""
-    named = {name: fields.take("slurm", name) for name in ("partition", "account")}
-    site: dict[str, Any] = {name: text_of(value) for name, value in named.items() if value is not None}
+    site: dict[str, Any] = {name: fields.take_text("slurm", name) for name in ("partition", "account")}
     mounts: list[str] = []
     written = fields.get("extra_mount")
     for index, mount in enumerate(written if isinstance(written, list) else ()):

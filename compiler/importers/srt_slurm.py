@@ -15,9 +15,7 @@ from dynamoc.compiler.importers.recipe import (
     RecipeError,
     name_of,
     spell,
-    text_of,
     without_nothing,
-    words_of,
 )
 from dynamoc.compiler.importers.srt_fields import (
     COMPONENT,
@@ -70,13 +68,13 @@ def _imported(point: str, recipe: Mapping[str, Any]) -> Imported:
     schema = 2 if "roles" in recipe or "engine" in recipe else 1
     pools = _pools(fields, schema)
     model = model_of(fields, [pool.fields.args for pool in pools])
-    env = words_of(fields.take_map("environment"))
+    env = fields.take_env("environment")
     common = {**_common(fields, pools[0].engine), "env": env}
     reserved = _reserved_nodes(fields)
     nodes = sum(pool.nodes for pool in pools)
     spec = {
         "dynamoc": 1,
-        "name": name_of(text_of(fields.take("name", default="recipe"))),
+        "name": name_of(fields.take_text("name") or "recipe"),
         "model": model,
         "defaults": without_nothing(common),
         "components": {
@@ -163,12 +161,11 @@ def _common(fields: Fields, engine: str) -> dict[str, Any]:
 
 def _worker(fields: Fields, pool: Pool, pools: list[Pool], common: Mapping[str, Any]) -> dict[str, Any]:
     alone = pool.nodes and not any(other.nodes == 0 for other in pools) and not _colocated(fields)
-    env = words_of(fields.take_map(*pool.fields.env))
-    image = fields.take("roles", pool.role, "container")
+    env = fields.take_env(*pool.fields.env)
     worker = {
         "role": "aggregated" if pool.role == "agg" else pool.role,
         "engine": pool.engine if pool.engine != common["engine"] else None,
-        "image": None if image is None else text_of(image),
+        "image": fields.take_text("roles", pool.role, "container"),
         "replicas": pool.workers,
         "gpus": pool.gpus or None,
         "nodes": pool.nodes if alone else None,
@@ -205,7 +202,7 @@ def _reserved_nodes(fields: Fields) -> int:
 
 
 def _cluster(fields: Fields, nodes: int) -> dict[str, Any]:
-    kind = text_of(fields.take("resources", "gpu_type", default="gpu"))
+    kind = fields.take_text("resources", "gpu_type") or "gpu"
     fields.notes.append(host_note(kind))
     return cluster_of(kind, _gpus_per_node(fields), nodes, site_of(fields))
 

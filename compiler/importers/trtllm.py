@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
-from dynamoc.compiler.importers.recipe import Fields, Imported, name_of, text_of, without_nothing
+from dynamoc.compiler.importers.recipe import Fields, Imported, name_of, without_nothing
 
 SERVERS = {"context_servers": "prefill", "generation_servers": "decode"}
 OURS = ("num_instances", "urls", "router")
@@ -26,11 +26,11 @@ def read(documents: list[Any]) -> Iterator[Imported]:
     """The one deployment it describes. What stands beside the groups holds for every server."""
     data = documents[0]
     fields = Fields(data)
-    model = fields.take("model")
+    model = fields.take_text("model")
     shared = {key: fields.take(key) for key in data if key not in (*SERVERS, "hostname", "port", "model")}
     fields.ignore("hosts are assigned when the pipeline is placed", "hostname")
     groups = {role: _group(fields, name) for name, role in SERVERS.items()}
-    ref = text_of(model or "model")
+    ref = model or "model"
     spec = {
         "dynamoc": 1,
         "name": name_of(f"{ref.rpartition('/')[2]}-trtllm"),
@@ -64,7 +64,8 @@ def _group(fields: Fields, name: str) -> dict[str, Any]:
 def _policy(fields: Fields) -> str:
     """One router serves both groups, so the wish of the context servers decides."""
     for name in SERVERS:
-        if fields.get(name, "router", "type") in POLICIES:
+        kind = fields.get(name, "router", "type")
+        if isinstance(kind, str) and kind in POLICIES:
             return POLICIES[fields.take(name, "router", "type")]
     return "round_robin"
 
