@@ -29,6 +29,8 @@ FOLDER = os.environ.get("DYNAMOC_CORPUS")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="DYNAMOC_CORPUS names no folder of recipes")
 COMPONENT = {"prefill": "prefill", "decode": "decode", "agg": "worker"}
 SECTION = dict(brute_force.ROLES)
+WRONG = {"srt-slurm/examples/enable-profiling.yaml": "D330"}
+"""Refused by arithmetic: without a tensor-parallel size, 671 billion parameters of a byte each are on one GPU."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def test_no_recipe_without_a_grid_is_refused(verdicts: Mapping[str, Sequence[Ver
     static = [v for file in verdicts.values() for v in file if not v.point or v.point.startswith(("override", "zip"))]
 
     assert len(static) > 100
-    assert [(v.file, v.point, v.reasons) for v in static if v.verdict == REJECTED] == []
+    refused = [v for v in static if v.verdict == REJECTED]
+    assert [(v.file, v.point, v.reasons) for v in refused if v.codes != (WRONG.get(v.file),)] == []
 
 
 def test_the_ledger_agrees_with_plain_arithmetic(folder: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
