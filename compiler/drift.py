@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from dynamoc.compiler.diagnostics import Path
 from dynamoc.compiler.lock import Lock
 from dynamoc.runtime.manifest import Role
@@ -64,14 +66,14 @@ def drift_of(locked: Lock, now: Lock) -> tuple[Drift, ...]:
     found = [Drift(DriftClass.SPEC, change) for change in changes(locked.spec, now.spec)]
     found += [
         Drift(DriftClass.DEFAULTS, change)
-        for change in changes(locked.resolved, now.resolved)
+        for change in changes(_resolved(locked), _resolved(now))
         if not is_written(change.path, locked.spec) and not is_written(change.path, now.spec)
     ]
+    found += [Drift(DriftClass.INVENTORY, change) for change in _inventory_changes(locked, now)]
     for kind, before, after in (
-        (DriftClass.INVENTORY, locked.inventory, now.inventory),
         (DriftClass.MODEL, locked.model, now.model),
         (DriftClass.IMAGE, locked.images, now.images),
-        (DriftClass.PLAN, locked.plan, now.plan),
+        (DriftClass.PLAN, msgspec.to_builtins(locked.plan), msgspec.to_builtins(now.plan)),
         (DriftClass.ARTIFACT, {"target": locked.target}, {"target": now.target}),
         (DriftClass.ARTIFACT, locked.artifacts, now.artifacts),
     ):
@@ -82,12 +84,12 @@ def drift_of(locked: Lock, now: Lock) -> tuple[Drift, ...]:
 def difference(one: Lock, other: Lock) -> tuple[Difference, ...]:
     """What they mean, not how they are written: fields, placement, memory, ports and words of every component."""
     here, there = _meaning(one), _meaning(other)
-    names = dict.fromkeys([*here, *there])
-    return tuple(
+    found = [
         Difference(about, change)
-        for about in names
+        for about in dict.fromkeys([*here, *there])
         for change in changes(here.get(about, ABSENT), there.get(about, ABSENT))
-    )
+    ]
+    return (*found, *(Difference("(inventory)", change) for change in _inventory_changes(one, other)))
 
 
 def changes(before: Any, after: Any, path: Path = ()) -> Iterator[Change]:
@@ -104,22 +106,33 @@ def changes(before: Any, after: Any, path: Path = ()) -> Iterator[Change]:
 
 def is_written(path: Path, spec: Mapping[str, Any]) -> bool:
     """Whether the user wrote what is at `path`, there or for all workers."""
-    if _has(spec, path):
+    if _at(spec, path) is not None:
         return True
     if path[:1] != ("components",) or len(path) < 3:
         return False
-    component = spec.get("components", {}).get(path[1])
-    role = component.get("role") if isinstance(component, Mapping) else None
-    return role not in (Role.FRONTEND, Role.ROUTER) and _has(spec, ("defaults", *path[2:]))
+    served = any(_at(spec, (*path[:2], "role")) == role for role in (Role.FRONTEND, Role.ROUTER))
+    return not served and _at(spec, ("defaults", *path[2:])) is not None
 
 
-def _has(data: Any, path: Path) -> bool:
+def _at(data: Any, path: Path) -> Any:
+    """What is at a path; None where there is nothing."""
     for key in path:
         try:
             data = data[key]
         except (KeyError, IndexError, TypeError):
-            return False
-    return data is not None
+            return None
+    return data
+
+
+def _resolved(lock: Lock) -> dict[str, Any]:
+    return {**lock.settings, "components": lock.components}
+
+
+def _inventory_changes(one: Lock, other: Lock) -> Iterator[Change]:
+    """Nodes of one side only are the choice of its plan; the digest is of all that there are."""
+    for change in changes(one.inventory, other.inventory):
+        if change.path[0] != "nodes" or len(change.path) > 2:
+            yield change
 
 
 def _item(items: list[Any], index: int) -> Any:
@@ -128,13 +141,14 @@ def _item(items: list[Any], index: int) -> Any:
 
 def _meaning(lock: Lock) -> dict[str, dict[str, Any]]:
     """Components by name; the rest under words that are no names of components."""
-    processes: dict[str, dict[str, Any]] = {name: {} for name in lock.resolved["components"]}
-    for name, process in lock.plan["processes"].items():
+    meaning: dict[str, dict[str, Any]] = {
+        "(pipeline)": lock.settings
+        | {"edges": lock.plan.edges, "waived": lock.plan.waived, "unchecked": lock.plan.unchecked},
+        "(model)": {key: value for key, value in lock.model.items() if key in ("facts", "folder")},
+    }
+    for name, fields in lock.components.items():
+        meaning[name] = fields | ({"memory": lock.memory[name]} if name in lock.memory else {})
+    for name, process in lock.plan.processes.items():
         facts = {key: value for key, value in process.items() if key != "component"}
-        processes.setdefault(process["component"], {})[name] = facts
-    return {
-        "(pipeline)": {key: value for key, value in lock.resolved.items() if key != "components"}
-        | {"edges": lock.plan["edges"], "waived": lock.plan["waived"], "unchecked": lock.plan["unchecked"]},
-        "(model)": dict(lock.model),
-        "(inventory)": dict(lock.inventory),
-    } | {name: {**lock.resolved["components"][name], **placed} for name, placed in processes.items()}
+        meaning.setdefault(str(process.get("component", name)), {})[name] = facts
+    return meaning

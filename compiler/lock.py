@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +20,7 @@ from dynamoc.compiler.rendering import to_yaml
 from dynamoc.compiler.resolved import explicit_spec
 from dynamoc.compiler.scalars import WrittenFloat, WrittenInt, plain
 from dynamoc.compiler.source import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, Limits, Source, read_source
+from dynamoc.compiler.summary import GpuMemory, summarize
 from dynamoc.runtime.manifest import Manifest, ProcessSpec
 
 FORMAT = 1
@@ -32,6 +32,8 @@ HELD_BY_MEANING = frozenset({"spec.yaml", "inventory.json"})
 """Artifacts that repeat an input; comments in them, and where a file was read, are no drift."""
 ENGINES_CHOICE = ("kv_blocks", "context_length", "max_batched_tokens", "max_sequences")
 """Fields that are 0 in a plan where the engine decides."""
+NO_SETTINGS = frozenset({"dynamoc", "components", "edges", "allow"})
+"""What has sections of its own, or is the plan's."""
 _DIGEST = re.compile(r"@(sha256:[0-9a-f]{64})$")
 _HEADER = "# What this was made from, and what became of it. `dynamoc compile SPEC --locked` refuses anything else.\n"
 
@@ -40,27 +42,45 @@ class LockError(ValueError):
     """A file that is no lock of this version; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """Plain data by section. `resolved` has every default; `spec` only what was written."""
+class LockedPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who runs where, with what; `waived` has the reasons of rules that were broken and allowed to be."""
 
+    hash: str
+    edges: dict[str, str]
+    processes: dict[str, dict[str, Any]]
+    waived: dict[str, str]
+    unchecked: list[str]
+
+
+class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Plain data by section. `spec` is what was written, `settings` and `components` are that with every default.
+
+    `memory` is what the proof expects of the fullest GPU of a component: an estimate, and none of it drifts.
+    """
+
+    format: int
     target: str
-    spec: Mapping[str, Any]
-    resolved: Mapping[str, Any]
-    inventory: Mapping[str, Any]
-    model: Mapping[str, Any]
-    images: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    artifacts: Mapping[str, Any]
+    spec: dict[str, Any]
+    settings: dict[str, Any]
+    components: dict[str, dict[str, Any]]
+    inventory: dict[str, Any]
+    model: dict[str, str | None]
+    images: dict[str, dict[str, str | None]]
+    plan: LockedPlan
+    memory: dict[str, dict[str, int | str | None]]
+    artifacts: dict[str, str]
 
 
 def lock_of(source: Source, plan: Plan, models: ModelLibrary, target: str, artifacts: Artifacts) -> Lock:
     """The lock of a plan that came from `source` and became `artifacts`."""
     model = plan.graph.model
+    explicit = explicit_spec(plan)
     return Lock(
+        format=FORMAT,
         target=target,
         spec=_as_text(source.data),
-        resolved=_resolved(plan),
+        settings={key: value for key, value in explicit.items() if key not in NO_SETTINGS},
+        components={name: _choices(fields) for name, fields in explicit["components"].items()},
         inventory=_inventory(plan.cluster),
         model={
             "ref": model.ref,
@@ -70,13 +90,14 @@ def lock_of(source: Source, plan: Plan, models: ModelLibrary, target: str, artif
         },
         images={c.name: _image(c.image) for c in plan.graph.components if c.image is not None},
         plan=_plan(plan, lower(plan)),
+        memory={memory.component: _memory(memory) for memory in summarize(plan).gpu_memory},
         artifacts={str(a.path): _hash(a.text) for a in artifacts if str(a.path) not in HELD_BY_MEANING},
     )
 
 
 def lock_artifact(lock: Lock) -> Artifact:
     """`lock.yaml`; equal locks give equal bytes."""
-    return Artifact(LOCK, _HEADER + to_yaml({"format": FORMAT} | _in_order(asdict(lock))))
+    return Artifact(LOCK, _HEADER + to_yaml(_in_order(msgspec.to_builtins(lock))))
 
 
 def read_lock(content: str | bytes, name: str) -> Lock:
@@ -85,11 +106,10 @@ def read_lock(content: str | bytes, name: str) -> Lock:
     if data.get("format") != FORMAT:
         found = f"its format is {data['format']}" if "format" in data else "it has no `format`"
         raise LockError(f"{name} is no lock of format {FORMAT}: {found}")
-    for part in fields(Lock):
-        kind: type = str if part.name == "target" else dict
-        if not isinstance(data.get(part.name), kind):
-            raise LockError(f"{name} is no lock of format {FORMAT}: `{part.name}` is missing or not what it must be")
-    return Lock(**{part.name: data[part.name] for part in fields(Lock)})
+    try:
+        return msgspec.convert(data, Lock)
+    except msgspec.ValidationError as error:
+        raise LockError(f"{name} is no lock of format {FORMAT}: {error}") from error
 
 
 def lock_in(artifacts: Artifacts) -> Lock:
@@ -104,13 +124,13 @@ def unpinned_images(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted(image for image in images if _DIGEST.search(image) is None))
 
 
-def _resolved(plan: Plan) -> dict[str, Any]:
-    """Every field of every component; edges are the plan's."""
-    spec = {key: value for key, value in explicit_spec(plan).items() if key not in ("dynamoc", "edges", "allow")}
-    for name, component in spec["components"].items():
-        told = {field: "auto" for field in ENGINES_CHOICE if component.get(field) == 0}
-        spec["components"][name] = component | told
-    return spec
+def _choices(fields: dict[str, Any]) -> dict[str, Any]:
+    """Where the engine decides, say so."""
+    return fields | {name: "auto" for name in ENGINES_CHOICE if fields.get(name) == 0}
+
+
+def _memory(memory: GpuMemory) -> dict[str, int | str | None]:
+    return {key: value for key, value in asdict(memory).items() if key != "component"}
 
 
 def _inventory(cluster: Cluster) -> dict[str, Any]:
@@ -126,16 +146,16 @@ def _image(image: str) -> dict[str, str | None]:
     return {"image": image, "digest": None if found is None else found[1]}
 
 
-def _plan(plan: Plan, manifest: Manifest) -> dict[str, Any]:
+def _plan(plan: Plan, manifest: Manifest) -> LockedPlan:
     kinds = {f"{edge.source} -> {edge.target}": edge.transport or edge.kind for edge in manifest.edges}
     told = zip(plan.processes, manifest.processes, strict=True)
-    return {
-        "hash": manifest.plan_hash,
-        "edges": kinds,
-        "processes": {process.name: _process(plan, process, spec) for process, spec in told},
-        "waived": {allowance.code: allowance.reason for allowance in plan.waived},
-        "unchecked": list(plan.unchecked),
-    }
+    return LockedPlan(
+        hash=manifest.plan_hash,
+        edges=kinds,
+        processes={process.name: _process(plan, process, spec) for process, spec in told},
+        waived={allowance.code: allowance.reason for allowance in plan.waived},
+        unchecked=list(plan.unchecked),
+    )
 
 
 def _process(plan: Plan, process: Process, spec: ProcessSpec) -> dict[str, Any]:

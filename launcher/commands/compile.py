@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +101,9 @@ def _refuse_drift(before: Lock, now: Lock, findings: Findings) -> None:
 
 
 def _warn_of_images(images: tuple[str, ...], findings: Findings) -> None:
-    if images and findings.form == "text":
+    """Once for all of them: the lock cannot see what a tag names tomorrow."""
+    if images and findings.form == "json":
+        findings.out.write(json.dumps({"class": "image", "unpinned": images}) + "\n")
+    elif images:
         names = ", ".join(f"`{image}`" for image in images)
         findings.out.write(f"warning: without a digest an image may change unseen: {names}\n")
