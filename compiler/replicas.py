@@ -43,32 +43,35 @@ Unit = Sequence[Replica]
 
 def replicas_of(graph: Graph, cluster: Cluster) -> list[Replica]:
     """All replicas, frontends first."""
-    node_gpus = max(node.gpus for node in cluster.nodes)
     together = {name for group in graph.same_node for name in group}
     return [
-        _replica(graph, component, number, node_gpus, component.name in together)
+        replica
         for component in sorted(graph.components, key=lambda c: (ROLE_ORDER.index(c.role), c.name))
-        for number in range(component.replicas)
+        for replica in _replicas(graph, component, cluster, component.name in together)
     ]
 
 
-def _replica(graph: Graph, component: Component, number: int, node_gpus: int, together: bool) -> Replica:
-    options = component.worker
-    if options is None:
-        return Replica(component, number, (Resources(),), 0)
-    engine = dialect(options.engine)
-    blocks = engine.pool_blocks(graph.model.geometry, options) or 0
-    memory = engine.host_bytes(graph.model.geometry, options, blocks) if options.device == "cpu" else 0
-    needs = Resources(options.allotted, options.cpus or 0, memory)
-    return Replica(
-        component, number, split(needs, 1 if together else nodes_of(component, node_gpus), node_gpus), blocks
-    )
+def _replicas(graph: Graph, component: Component, cluster: Cluster, together: bool) -> list[Replica]:
+    """Those of one component: they need the same."""
+    options, blocks, parts = component.worker, 0, [Resources()]
+    if options is not None:
+        engine, node_gpus = dialect(options.engine), max(node.gpus for node in cluster.nodes)
+        blocks = engine.pool_blocks(graph.model.geometry, options) or 0
+        memory = engine.host_bytes(graph.model.geometry, options, blocks) if options.device == "cpu" else 0
+        needs = Resources(options.allotted, options.cpus or 0, memory)
+        parts = [*split(needs, 1 if together else nodes_of(component, node_gpus), node_gpus)]
+    return [Replica(component, number, tuple(parts), blocks) for number in range(component.replicas)]
+
+
+def spans_nodes(component: Component) -> bool:
+    """Whether a worker of it can be on several nodes."""
+    return component.worker is not None and dialect(component.worker.engine).capabilities.spans_nodes
 
 
 def nodes_of(component: Component, node_gpus: int) -> int:
     """Nodes that one worker spans: as told, or as few as hold its GPUs where its engine can span nodes."""
     options = component.worker
-    if options is None or not dialect(options.engine).capabilities.spans_nodes or not node_gpus:
+    if options is None or not spans_nodes(component) or not node_gpus:
         return 1
     return options.nodes_per_worker or max(1, -(-options.allotted // node_gpus))
 
