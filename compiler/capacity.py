@@ -93,6 +93,32 @@ def report_thin(component: Component, largest: Node, report: Reporter) -> None:
     )
 
 
+def report_wide(component: Component, cluster: Cluster, report: Reporter) -> None:
+    """D314: one worker over more nodes than there are."""
+    assert component.worker is not None
+    path, nodes = (*component.at, "nodes_per_worker"), component.worker.nodes_per_worker
+    report.error(
+        "D314",
+        f"a worker of `{component.name}` spans {nodes} nodes, the cluster has {len(cluster.nodes)}",
+        (path, ""),
+        remedies=[Remedy((Drop(path),))],
+    )
+
+
+def report_sparse(component: Component, report: Reporter) -> None:
+    """D313: some of so many nodes would have no GPU of the worker."""
+    assert component.worker is not None
+    wanted, nodes = component.worker.allotted, component.worker.nodes_per_worker
+    path = (*component.at, "nodes_per_worker")
+    report.error(
+        "D313",
+        f"a worker of `{component.name}` has {count_gpus(wanted)}, fewer than its {nodes} nodes",
+        (path, f"at most {wanted}"),
+        notes=["each node of a worker has at least one of its ranks"],
+        remedies=[Remedy((Put(path, wanted),))],
+    )
+
+
 def report_own_nodes(component: Component, nodes: Sequence[Node], spare: int, report: Reporter) -> None:
     """D313: the nodes that a component has for itself do not hold its workers; `spare` others are free."""
     needed, there = _gpus([component]), sum(node.gpus for node in nodes)

@@ -140,6 +140,9 @@ def convert(value: Any, kind: str) -> tuple[bool, Any]:
             if text is not None and _INTEGER.fullmatch(text):
                 return True, int(text)
             return isinstance(value, int) and not isinstance(value, bool), value
+        case "size":
+            fits, number = convert(value, "int")
+            return (True, None) if number == -1 else (fits and number >= 1, number)
         case "length":
             match = _LENGTH.fullmatch(value) if isinstance(value, str) else None
             return True, int(float(match[1]) * LENGTHS[match[2]]) if match else value

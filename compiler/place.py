@@ -11,7 +11,7 @@ from dynamoc.compiler.diagnostics import Reporter
 from dynamoc.compiler.graph import Component, Graph
 from dynamoc.compiler.packing import Resources, fill, pack
 from dynamoc.compiler.plan import Plan, Process
-from dynamoc.compiler.replicas import Key, Replica, Unit, needs_of, replicas_of, units_of
+from dynamoc.compiler.replicas import Key, Replica, Unit, needs_of, replicas_of, spans_nodes, units_of
 
 FRONT_NODE = 0
 """Where frontends and the router are, unless the spec puts them beside workers."""
@@ -39,6 +39,8 @@ class Zone:
 
 def place(graph: Graph, cluster: Cluster, report: Reporter) -> Plan | None:
     """A deterministic placement, or None after reporting D301, D302, D303 or D313."""
+    if not _check_totals(graph, cluster, report):
+        return None
     replicas = replicas_of(graph, cluster)
     units = units_of(replicas, graph.same_node)
     if not _check_sizes(units, cluster, report):
@@ -60,6 +62,19 @@ def place(graph: Graph, cluster: Cluster, report: Reporter) -> Plan | None:
     allocation = replace(cluster, nodes=tuple(cluster.nodes[node] for node in used))
     order = [replica for unit in units for replica in sorted(unit, key=lambda r: -r.needs.gpus)]
     return Plan(graph, allocation, tuple(_processes(replicas, moved, _gpus(order, moved))), {})
+
+
+def _check_totals(graph: Graph, cluster: Cluster, report: Reporter) -> bool:
+    """Whether the cluster has the GPUs and nodes of any one worker, before its parts are counted."""
+    there, sizes = sum(node.gpus for node in cluster.nodes), len(cluster.nodes)
+    large = [c for c in graph.components if spans_nodes(c) and capacity.gpus_of(c) > there]
+    if large and there:
+        capacity.report_overflow(large, large[0], None, cluster, report)
+        return False
+    thin = [c for c in graph.components if c.worker is not None and (c.worker.nodes_per_worker or 1) > sizes]
+    for component in thin:
+        capacity.report_wide(component, cluster, report)
+    return not thin
 
 
 def _zones(graph: Graph, replicas: Sequence[Replica], units: Sequence[Unit], cluster: Cluster) -> list[Zone] | None:
@@ -122,7 +137,10 @@ def _shares(zone: Zone, taken: Sequence[Sequence[tuple[int, int]]]) -> dict[Key,
 
 
 def _check_sizes(units: Sequence[Unit], cluster: Cluster, report: Reporter) -> bool:
-    """Whether every part fits an empty node."""
+    """Whether every part has a GPU where its worker has any, and fits an empty node."""
+    sparse = {r.component.name: r.component for u in units for r in u if _is_sparse(r.component)}
+    for component in sparse.values():
+        capacity.report_sparse(component, report)
     largest = max(cluster.nodes, key=lambda node: node.gpus)
     large = {r.component.name: r.component for u in units for r in u if max(p.gpus for p in r.parts) > largest.gpus}
     for component in large.values():
@@ -133,7 +151,12 @@ def _check_sizes(units: Sequence[Unit], cluster: Cluster, report: Reporter) -> b
     for unit in pinned:
         components = {replica.component.name: replica.component for replica in unit}
         capacity.report_pinned(list(components.values()), largest, report)
-    return not large and not pinned
+    return not sparse and not large and not pinned
+
+
+def _is_sparse(component: Component) -> bool:
+    options = component.worker
+    return options is not None and 0 < options.allotted < (options.nodes_per_worker or 1)
 
 
 def _report_full(graph: Graph, zone: Zone, cluster: Cluster, spare: int, report: Reporter) -> None:
@@ -144,13 +167,13 @@ def _report_full(graph: Graph, zone: Zone, cluster: Cluster, spare: int, report:
         return
     components = [c for c in graph.components if capacity.gpus_of(c) and not _own_nodes(c)]
     culprit = max(components, key=lambda c: c.replicas * capacity.gpus_of(c))
-    fitting = None
-    for replicas in range(culprit.replicas - 1, 0, -1):
-        fewer = [[r for r in unit if r.component is not culprit or r.number < replicas] for unit in zone.units]
-        fewer = [unit for unit in fewer if unit]
-        if sum(needs_of(unit).gpus for unit in fewer) <= sum(node.gpus for node in nodes):
-            fitting = replicas if _place_zone(Zone(zone.nodes, tuple(fewer)), cluster) is not None else None
-            break
+    spare_gpus = sum(node.gpus for node in nodes) - sum(
+        replica.needs.gpus for unit in zone.units for replica in unit if replica.component is not culprit
+    )
+    fitting = min(culprit.replicas - 1, spare_gpus // capacity.gpus_of(culprit))
+    fewer = [[r for r in unit if r.component is not culprit or r.number < fitting] for unit in zone.units]
+    if fitting < 1 or _place_zone(Zone(zone.nodes, tuple(unit for unit in fewer if unit)), cluster) is None:
+        fitting = 0
     capacity.report_overflow(components, culprit, fitting, replace(cluster, nodes=tuple(nodes)), report)
 
 

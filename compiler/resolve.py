@@ -141,6 +141,7 @@ def _check_own(written: Mapping[str, Any], at: Path, engine: str, report: Report
         "version": f"the engine `{engine}` has the version of dynamoc",
         "image": f"the engine `{engine}` is part of dynamoc",
         "entrypoint": f"the engine `{engine}` is part of dynamoc",
+        "nodes_per_worker": f"a worker of the engine `{engine}` is on one node",
     }
     for field, reason in why.items():
         if field in written:

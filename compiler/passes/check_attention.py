@@ -5,6 +5,9 @@ from __future__ import annotations
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
 
+MOST = 4096
+"""Where the search for a fitting size starts at most."""
+
 
 def check_attention(graph: Graph, report: Reporter) -> Graph:
     """D516, with what is inside."""
@@ -23,7 +26,7 @@ def _check(component: Component, options: WorkerOptions, report: Reporter) -> No
         if parallel.tp % size == 0:
             continue
         path = component.where(name if name != "dp" or "attention_dp" not in options.facts else "attention_dp")
-        fitting = max(n for n in range(1, min(size, parallel.tp) + 1) if parallel.tp % n == 0)
+        fitting = next(n for n in range(min(size, MOST), 0, -1) if parallel.tp % n == 0)
         report.error(
             "D516",
             f"`{name}: {size}` does not divide `tp: {parallel.tp}` of `{component.name}`",

@@ -9,6 +9,14 @@ from dynamoc.compiler.dialect import dialect, kv_format
 from dynamoc.compiler.flags import Flag, version_of
 from dynamoc.compiler.graph import SIZES, Component, Graph, WorkerOptions
 
+KINDS = {
+    "int": "a whole number",
+    "size": "a whole number above 0",
+    "float": "a number",
+    "bool": "`true` or `false`",
+    "str": "text",
+    "list": "a list",
+}
 FIELDS = ("context_length", "max_batched_tokens", "max_sequences", "block_size", "kv_dtype", "dtype", "prefix_caching")
 
 
@@ -108,5 +116,5 @@ def _check_version(component: Component, options: WorkerOptions, path: Path, fla
 
 def _report_type(component: Component, options: WorkerOptions, path: Path, report: Reporter) -> None:
     at: Path = (*component.at, "args", *path)
-    kind = options.reading.flags[path].type
-    report.warning("D524", f"{spell(at)} is no {kind}", (at, f"{options.engine} expects {kind} here"))
+    kind = KINDS[options.reading.flags[path].type]
+    report.warning("D524", f"{spell(at)} is not {kind}", (at, f"{options.engine} expects {kind} here"))

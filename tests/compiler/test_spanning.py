@@ -147,3 +147,30 @@ def test_allotted_gpus_are_held_even_where_they_idle() -> None:
 def test_filling_is_in_order_and_keeps_single_workers_whole() -> None:
     assert fill([[3, 3], [2]], [4, 4]) == [[(0, 4), (1, 2)], [(1, 2)]]
     assert fill([[3], [3], [2]], [4, 4]) is None
+
+
+@pytest.mark.parametrize("tp", [17, 10**9])
+def test_a_worker_larger_than_the_cluster_is_one_error_and_no_search(tp: int) -> None:
+    with pytest.raises(CompileError) as caught:
+        plan({"w": worker(tp=tp)}, cluster(4))
+
+    assert [d.code for d in caught.value.diagnostics] == ["D302"]
+
+
+def test_a_worker_over_more_nodes_than_there_are() -> None:
+    with pytest.raises(CompileError) as caught:
+        plan({"w": worker(tp=4, nodes_per_worker=10**9)}, cluster(4))
+
+    assert [d.code for d in caught.value.diagnostics] == ["D314"]
+
+
+@pytest.mark.parametrize("size", [0, -1, -7, "many", True, [4], {"a": 1}, None, 10**9])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_a_size_that_is_none_never_breaks_the_plan(engine: str, size: object) -> None:
+    names = {"trtllm": "tensor_parallel_size"}
+    workers = {"w": {"role": "aggregated", "args": {names.get(engine, "tensor-parallel-size"): size}}}
+    if size == 10**9:
+        with pytest.raises(CompileError):
+            plan(workers, cluster(2), engine)
+    else:
+        assert nodes_of(plan(workers, cluster(2), engine), "w") == [(0, 1)]
