@@ -61,11 +61,12 @@ def read_gpus(text: str) -> dict[str, Gpu]:
 
 def find_gpu(name: str | None) -> Gpu | None:
     """The GPU that a scheduler, a driver or a person means: `h200`, `NVIDIA-H100-80GB-HBM3`, `GB200`."""
-    if name is None:
-        return None
-    wanted = _folded(name)
-    named = {_folded(spelling): gpu for gpu in known_gpus().values() for spelling in (gpu.kind, *gpu.names)}
-    return named.get(wanted)
+    return None if name is None else _by_words().get(_folded(name))
+
+
+@cache
+def _by_words() -> Mapping[frozenset[str], Gpu]:
+    return {_folded(spelling): gpu for gpu in known_gpus().values() for spelling in (gpu.kind, *gpu.names)}
 
 
 def _folded(name: str) -> frozenset[str]:

@@ -45,8 +45,10 @@ def merge(worker: WorkerSpec, defaults: WorkerFields) -> dict[str, Any]:
 def merge_args(dialect: EngineDialect, worker: WorkerSpec, defaults: WorkerFields) -> dict[str, Any]:
     """A flag of the worker replaces that of the defaults, in whatever spelling."""
     own = worker.args or {}
+    if not defaults.args:
+        return own
     names = {_name(dialect, key) for key in own}
-    return {key: value for key, value in (defaults.args or {}).items() if _name(dialect, key) not in names} | own
+    return {key: value for key, value in defaults.args.items() if _name(dialect, key) not in names} | own
 
 
 def _name(dialect: EngineDialect, key: str) -> str:
