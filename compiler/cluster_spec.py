@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition, digest_of
-from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
+from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Reporter
 from dynamoc.compiler.edits import edit
 from dynamoc.compiler.gpus import find_gpu
 from dynamoc.compiler.scalars import plain
@@ -16,6 +16,13 @@ from dynamoc.compiler.source import Source
 from dynamoc.compiler.spec import Name, Positive, Size, Text, TimeLimit
 
 MAX_NODES = 10_000
+OF_THE_PLAN = frozenset(
+    {"array", "chdir", "comment", "error", "export", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode"}
+    | {"output", "parsable", "signal", "test-only", "wait", "wrap"}
+)
+"""Directives of a job that follow from the plan, or that its script relies on."""
+Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Option = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
 class _Part(BaseModel):
@@ -63,17 +70,20 @@ class PartitionSpec(_Part):
 class SiteSpec(_Part):
     """What a scheduler of this site must be told; a recipe never holds it."""
 
-    partition: Text | None = Field(default=None, description="Partition of jobs.")
-    account: Text | None = Field(default=None, description="Account that is charged.")
-    qos: Text | None = Field(default=None, description="Quality of service.")
-    reservation: Text | None = Field(default=None, description="Reservation.")
+    partition: Line | None = Field(default=None, description="Partition of jobs.")
+    account: Line | None = Field(default=None, description="Account that is charged.")
+    qos: Line | None = Field(default=None, description="Quality of service.")
+    reservation: Line | None = Field(default=None, description="Reservation.")
     container: Literal["pyxis", "apptainer", "podman", "docker", "none"] | None = Field(
         default=None, description="What runs containers."
     )
     mounts: list[Text] | None = Field(default=None, description="Mounts of every container, source:target[:ro].")
-    interface: Text | None = Field(default=None, description="Network interface that processes bind, eth0.")
-    directives: dict[Text, bool | int | str] | None = Field(
+    interface: Line | None = Field(default=None, description="Network interface that processes bind, eth0.")
+    directives: dict[Option, bool | int | Line] | None = Field(
         default=None, description="Switches of directives the site needs or refuses: `exclusive: true`."
+    )
+    python: Line | None = Field(
+        default=None, description="Interpreter with dynamoc on the nodes; that of the submitter if left out."
     )
     images: dict[Text, Text] | None = Field(default=None, description="Images by the names that recipes use.")
     models: dict[Text, Text] | None = Field(default=None, description="Model folders by the names that recipes use.")
@@ -103,6 +113,7 @@ def read_cluster(source: Source) -> Cluster:
     report.stop_on_errors()
     assert spec is not None
     nodes = _all_nodes(spec, report)
+    _check_directives(spec, report)
     report.stop_on_errors()
     cluster = Cluster(
         spec.name,
@@ -114,6 +125,14 @@ def read_cluster(source: Source) -> Cluster:
         **{key: value for key in ("port_base", "model_root") if (value := getattr(spec, key)) is not None},
     )
     return replace(cluster, digest=digest_of(cluster))
+
+
+def _check_directives(spec: ClusterSpec, report: Reporter) -> None:
+    for option in spec.site.directives or () if spec.site is not None else ():
+        if option in OF_THE_PLAN:
+            path: Path = ("site", "directives", option)
+            remedy = Remedy((Drop(path),))
+            report.error("D113", f"`{option}` is not the site's to set", (path, ""), at_key=True, remedies=[remedy])
 
 
 def _all_nodes(spec: ClusterSpec, report: Reporter) -> tuple[Node, ...]:

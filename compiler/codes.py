@@ -71,6 +71,8 @@ CODES: Mapping[str, str] = {
     "D331": "no room for KV on the GPUs",
     # targets
     "D401": "more nodes than the target holds",
+    "D402": "a container runtime the target does not start",
+    "D403": "nodes of different shapes in one job",
     # engines
     "D501": "a device the engine does not run on",
     "D502": "a parallelism the engine does not have",
@@ -99,5 +101,5 @@ CODES: Mapping[str, str] = {
     "D528": "prefill and decode that move KV differently",
 }
 
-NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D510"})
+NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D510"})
 """Rules of D3xx and up without which there is no plan: a waiver could not be kept."""

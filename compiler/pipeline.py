@@ -11,7 +11,6 @@ from dynamoc.compiler.artifacts import Artifact, Artifacts
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Drop, Remedy, Reporter
 from dynamoc.compiler.graph import Allowance, Graph
-from dynamoc.compiler.lock import lock_artifact, lock_of
 from dynamoc.compiler.models import ModelLibrary
 from dynamoc.compiler.passes.assign_cpus import assign_cpus
 from dynamoc.compiler.passes.assign_ports import assign_ports
@@ -33,6 +32,7 @@ from dynamoc.compiler.passes.check_nvlink import check_nvlink
 from dynamoc.compiler.passes.check_pairs import check_pairs
 from dynamoc.compiler.passes.check_roles import check_roles
 from dynamoc.compiler.passes.check_served_pairs import check_served_pairs
+from dynamoc.compiler.passes.check_target import check_target
 from dynamoc.compiler.passes.check_time import check_time
 from dynamoc.compiler.passes.check_world_size import check_world_size
 from dynamoc.compiler.passes.choose_transports import choose_transports
@@ -87,6 +87,8 @@ def compile_spec(source: Source, cluster: Cluster, target: Target, models: Model
 
 def emit(source: Source, plan: Plan, target: Target, models: ModelLibrary) -> Artifacts:
     """The artifacts of a plan, their lock, and the text they came from."""
+    from dynamoc.compiler.lock import lock_artifact, lock_of  # writing YAML takes a while to import; proofs need none
+
     artifacts = target.emit(plan)
     lock = lock_of(source, plan, models, target.name, artifacts)
     return (*artifacts, lock_artifact(lock), Artifact(PurePosixPath("spec.yaml"), source.text))
@@ -138,7 +140,7 @@ def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target 
         raise CompileError(report.diagnostics)
     plan = run(PLAN_PASSES, plan, report, verify_plan)
     if target is not None:
-        check_capabilities(plan, target, report)
+        check_target(plan, target, report)
     report.stop_on_errors()
     waived = tuple(Allowance(waiver.code, waiver.reason) for waiver in report.waivers if waiver.used)
     return replace(plan, unchecked=tuple(report.unchecked), waived=waived)
@@ -152,18 +154,6 @@ def run(passes: Sequence[Callable[[IR, Reporter], IR]], ir: IR, report: Reporter
             verify(ir)
     report.stop_on_errors()
     return ir
-
-
-def check_capabilities(plan: Plan, target: Target, report: Reporter) -> None:
-    """D401: the plan has more nodes than the target can hold."""
-    limit = target.capabilities.nodes
-    if plan.nodes > limit:
-        report.error(
-            "D401",
-            f"the plan uses {plan.nodes} nodes, the target `{target.name}` holds {limit}",
-            (("components",), ""),
-            at_key=True,
-        )
 
 
 def _report_unused_waivers(report: Reporter) -> None:

@@ -24,6 +24,8 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        comment_start_string="{##",  # `{#` is bash's
+        comment_end_string="##}",
     )
     environment.filters["sh"] = lambda word: shlex.quote(str(word))
     return environment.get_template(template).render(values)

@@ -10,7 +10,10 @@ from typing import Protocol
 from dynamoc.compiler.artifacts import Artifacts
 from dynamoc.compiler.plan import Plan
 
-TARGETS: Mapping[str, str] = {"local": "dynamoc.compiler.targets.local"}
+TARGETS: Mapping[str, str] = {
+    "local": "dynamoc.compiler.targets.local",
+    "slurm": "dynamoc.compiler.targets.slurm",
+}
 
 
 class UnknownTargetError(ValueError):
@@ -22,6 +25,10 @@ class Capabilities:
     """What a target can do. `nodes` is how many it can hold."""
 
     nodes: int
+    containers: tuple[str, ...] | None = None
+    """Container runtimes of a site that it can use; None where it looks at none."""
+    mixed_nodes: bool = True
+    """Whether its nodes may differ from each other."""
 
 
 class Target(Protocol):

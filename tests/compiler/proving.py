@@ -40,12 +40,12 @@ def cards() -> ModelLibrary:
     return ModelLibrary({path.stem.replace("--", "/"): path.read_text() for path in folder.glob("*.yaml")})
 
 
-def prove(spec: str | bytes, cluster: str | None = None) -> Verdict:
-    """Compile a spec for the local target."""
+def prove(spec: str | bytes, cluster: str | None = None, target: str = "local") -> Verdict:
+    """Compile a spec for a target."""
     inventory = LAPTOP if cluster is None else cluster
     try:
         site = read_cluster(read_source(inventory, CLUSTER_NAME))
-        _, found = build_plan(read_source(spec, SPEC_NAME), site, cards(), load_target("local"))
+        _, found = build_plan(read_source(spec, SPEC_NAME), site, cards(), load_target(target))
     except CompileError as error:
         found = error.diagnostics
     text = spec if isinstance(spec, str) else spec.decode("utf-8", "replace")

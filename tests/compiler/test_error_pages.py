@@ -37,7 +37,8 @@ class Page:
         (spec,) = self.fenced(section, "yaml")
         clusters = self.fenced(section, "yaml cluster")
         content = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), spec.encode())
-        return prove(content, clusters[0] if clusters else None)
+        target = re.match(rb"# for the target `(\w+)`\n", content)
+        return prove(content, clusters[0] if clusters else None, target[1].decode() if target else "local")
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
