@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODELS ?= $(HOME)/.cache/dynamoc/models
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -52,6 +52,9 @@ wheel: $(VENV)/.dev ## Build sdist and wheel into dist/
 
 bench: $(VENV)/.dev model ## Every CPU benchmark, each beside its peer and its ceiling
 	@for script in cpu_engine frontend transfer_cpu router compile; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
+	@nice -n 19 $(BIN)/python tests/fuzz/fuzz_spec.py --keep .fuzz --output benchmarks/results/fuzz.json
 
 clean: ## Remove what was built here
 	@rm -rf $(VENV) dist build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
