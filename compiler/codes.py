@@ -99,6 +99,7 @@ CODES: Mapping[str, str] = {
     "D526": "a flag that is not there yet",
     "D527": "a field the engine has no flag for",
     "D528": "prefill and decode that move KV differently",
+    "D529": "copies of a model over several nodes",
 }
 
 NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D510"})

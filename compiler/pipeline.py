@@ -30,6 +30,7 @@ from dynamoc.compiler.passes.check_memory import check_memory
 from dynamoc.compiler.passes.check_model import check_model
 from dynamoc.compiler.passes.check_nvlink import check_nvlink
 from dynamoc.compiler.passes.check_pairs import check_pairs
+from dynamoc.compiler.passes.check_replication import check_replication
 from dynamoc.compiler.passes.check_roles import check_roles
 from dynamoc.compiler.passes.check_served_pairs import check_served_pairs
 from dynamoc.compiler.passes.check_target import check_target
@@ -72,6 +73,7 @@ PLAN_PASSES: tuple[PlanPass, ...] = (
     check_fixed_ports,
     assign_cpus,
     check_nvlink,
+    check_replication,
     check_time,
     check_memory,
     check_gpu_memory,

@@ -31,6 +31,7 @@ class Sglang(ServedEngine):
         transports=("mooncake", "nixl"),
         spans_nodes=True,
         external=True,
+        copies_over_nodes=False,
         kv_names={"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 1, "max_batched_tokens": 0, "max_sequences": 0},
     )

@@ -17,6 +17,8 @@ def check_heads(graph: Graph, report: Reporter) -> Graph:
         if geometry is None or options is None or not dialect(options.engine).capabilities.divides_model:
             continue
         parallel = options.parallel
+        if parallel.dp > 1 and not dialect(options.engine).capabilities.external:
+            continue  # the engine that is simulated may have dp inside tp
         inside = parallel.attention_cp * (parallel.dp if parallel.dp_inside_tp else 1)
         if parallel.tp % inside == 0 and not _divides(geometry, parallel.attention_tp, options):
             _report(component, options, geometry, report)

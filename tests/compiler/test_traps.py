@@ -203,3 +203,11 @@ def test_what_both_sides_say_of_kv_must_be_the_same(
     }
 
     assert errors(proof(workers, "H200", 2, "sglang")) == expected
+
+
+def test_copies_of_a_model_span_no_nodes_where_the_engine_cannot() -> None:
+    """SGLang spreads data-parallel attention over nodes, and nothing else of it; vLLM spreads both."""
+    assert errors(alone({"tp-size": 8, "dp-size": 2}, "H200", 2)) == ["D529"]
+    assert errors(alone({"tp-size": 4, "dp-size": 2}, "H200", 1, model="meta-llama/Llama-3.3-70B-Instruct")) == []
+    assert errors(alone(dp_attention(16, 16), "H200", 2)) == []
+    assert errors(alone({"tensor-parallel-size": 8, "data-parallel-size": 2}, "H200", 2, "vllm")) == []
