@@ -154,7 +154,7 @@ def _plan(plan: Plan, manifest: Manifest) -> LockedPlan:
         edges=kinds,
         processes={process.name: _process(plan, process, spec) for process, spec in told},
         waived={allowance.code: allowance.reason for allowance in plan.waived},
-        unchecked=list(plan.unchecked),
+        unchecked=sorted(plan.unchecked),
     )
 
 

@@ -62,6 +62,20 @@ OURS: dict[str, Any] = {
     "edges": ["frontend -> router -> prefill -> decode"],
 }
 
+STRANGE = SERVED | {
+    "defaults": {"engine": "vllm"},
+    "components": {
+        "frontend": {"role": "frontend"},
+        "router": {"role": "router"},
+        "prefill": {
+            "role": "prefill",
+            "args": {"tensor-parallel-size": 4, "strange": {"b": [{"d": 1, "c": 2}], "a": 1}},
+        },
+        "decode": {"role": "decode", "args": {"tensor-parallel-size": 8, "stranger": 1, "strange": None}},
+    },
+}
+"""With flags that no table knows, so that there is something unchecked."""
+
 
 def site(text: str = SITE) -> Cluster:
     return read_cluster(read_source(text, "cluster.yaml"))
@@ -103,7 +117,7 @@ def test_order_and_comments_never_drift(case: Case, data: st.DataObject) -> None
     assert text_of(again, case.cluster) == text_of(case.text, case.cluster)
 
 
-@pytest.mark.parametrize("spec", [SERVED, OURS], ids=["served", "ours"])
+@pytest.mark.parametrize("spec", [SERVED, OURS, STRANGE], ids=["served", "ours", "strange"])
 @quick
 @given(data=st.data())
 def test_the_order_of_flags_never_drifts(spec: dict[str, Any], data: st.DataObject) -> None:
