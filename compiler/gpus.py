@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from dynamoc.compiler.source import read_source
 from dynamoc.compiler.units import parse_size
 
+TABLE = Path(__file__).parent.parent / "specs/gpus.yaml"
 TERA = 10**12
 _WORDS = re.compile(r"[^a-z0-9]+")
 _NOISE = frozenset({"nvidia", "amd", "instinct", "gpu", "tensor", "core"})
@@ -47,7 +48,7 @@ class GpuTableError(ValueError):
 @cache
 def known_gpus() -> Mapping[str, Gpu]:
     """The table of this package, by kind."""
-    return read_gpus(resources.files("dynamoc").joinpath("specs", "gpus.yaml").read_text())
+    return read_gpus(TABLE.read_text())
 
 
 def read_gpus(text: str) -> dict[str, Gpu]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+import dynamoc
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from dynamoc.compiler.source import Source
 
 EXIT_WRONG = 1
+CARDS = Path(dynamoc.__file__).parent / "specs/models"
 PROVENANCE = "provenance.json"
 
 SPEC = click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -134,14 +137,11 @@ def _text_of_ref(ref: str, model_root: Path) -> str | None:
     parts = Path(ref).parts
     if config is not None or Path(ref).is_absolute() or ".." in parts or not parts:
         return config
-    from importlib import resources
-
-    folder = resources.files("dynamoc").joinpath("specs", "models")
-    card = folder.joinpath(f"{'--'.join(parts)}.yaml")
+    card = CARDS / f"{'--'.join(parts)}.yaml"
     if card.is_file():
         return card.read_text()
     wanted = f"--{ref}.yaml".lower()
-    alike = [one for one in folder.iterdir() if len(parts) == 1 and one.name.lower().endswith(wanted)]
+    alike = [one for one in CARDS.iterdir() if len(parts) == 1 and one.name.lower().endswith(wanted)]
     return alike[0].read_text() if len(alike) == 1 else None
 
 
