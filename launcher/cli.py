@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "compile": "Write the artifacts of a target.",
     "diff": "Show what two specs, or what became of them, do not share.",
     "up": "Compile for this machine and run it.",
+    "submit": "Compile for Slurm and submit, once.",
+    "cancel": "End a submitted run.",
     "status": "Show the state of a run.",
     "logs": "Show the logs of a run.",
     "explain": "Explain an error code.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,13 +12,33 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from dynamoc.launcher.asking import Answer, ask, chat_body, wait_healthy
-from dynamoc.launcher.local import LocalRun
 from dynamoc.launcher.scraping import Summary, problems, scrape_run, summarise
+from dynamoc.runtime.agent.record import ProcessStatus
+from dynamoc.runtime.manifest import Manifest
 
 MILLI = 1000.0
 
 
-def interview(run: LocalRun, console: Console, questions: Sequence[str], max_tokens: int) -> list[str]:
+class Run(Protocol):
+    """A run that serves."""
+
+    manifest: Manifest
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """The address of every node."""
+        ...
+
+    def urls(self) -> tuple[str, ...]:
+        """Where the frontends answer."""
+        ...
+
+    def processes(self) -> list[ProcessStatus]:
+        """All processes, in plan order."""
+        ...
+
+
+def interview(run: Run, console: Console, questions: Sequence[str], max_tokens: int) -> list[str]:
     """Ask everything in turn, all under one system prompt, and show the figures; what was not as it should be.
 
     AskError or ScrapeError where the pipeline does not answer.

@@ -22,15 +22,16 @@ class RunFolderError(Exception):
     """There is no such run, or its folder cannot be made or read; the message is for the user."""
 
 
-def create_run(runs_dir: Path, artifacts: Artifacts) -> Path:
-    """A new folder `<name>-<utc>-<id>` with the artifacts and the run's key; `latest` points at it."""
+def create_run(runs_dir: Path, artifacts: Artifacts, *, with_key: bool = True) -> Path:
+    """A new folder `<name>-<utc>-<id>` with the artifacts; `latest` points at it. A job brings a key of its own."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = next(decode_manifest(artifact.text).name for artifact in artifacts if str(artifact.path) == "plan.json")
     folder = runs_dir.resolve() / f"{name}-{stamp}-{secrets.token_hex(3)}"
     try:
         folder.mkdir(parents=True)
         write(artifacts, folder)
-        _write_key(folder / "key")
+        if with_key:
+            _write_key(folder / "key")
         _point(runs_dir.resolve() / "latest", folder.name)
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from dynamoc.launcher.slurm.tools import Job
     from dynamoc.runtime.agent.record import RunStatus
 
 
@@ -21,22 +22,46 @@ if TYPE_CHECKING:
 def command(run: str | None, runs_dir: Path, form: str) -> None:
     """Show the state of RUN: a folder, a name or its beginning; the latest by default."""
     from dynamoc.launcher.runs import RunFolderError, find_run, has_agent, manifest_of, statuses_of
+    from dynamoc.launcher.slurm.receipts import ReceiptsError
+    from dynamoc.launcher.slurm.tools import SlurmError
 
     try:
         folder = find_run(runs_dir, run)
         statuses = statuses_of(folder, manifest_of(folder))
-    except RunFolderError as error:
+        job = _job(folder)
+    except (RunFolderError, ReceiptsError, SlurmError) as error:
         raise click.ClickException(str(error)) from error
     lost = [node for node, status in statuses.items() if not status.state.is_over and not has_agent(folder, node)]
-    (_print_json if form == "json" else _print_text)(folder, statuses, lost)
-    sys.exit(1 if lost or any(status.state == "failed" for status in statuses.values()) else 0)
+    if form == "json":
+        _print_json(folder, statuses, lost, job)
+    else:
+        if job is not None:
+            click.echo(str(job))
+        _print_text(folder, statuses, lost)
+    failed = job is not None and job.phase == "failed"
+    sys.exit(1 if lost or failed or any(status.state == "failed" for status in statuses.values()) else 0)
 
 
-def _print_json(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int]) -> None:
+def _job(folder: Path) -> Job | None:
+    """The Slurm job of the run, as Slurm has it; None for a run that never became one, or that Slurm forgot."""
+    from dynamoc.launcher.slurm.submission import job_of
+    from dynamoc.launcher.slurm.tools import look
+
+    job = job_of(folder)
+    return None if job is None else look(job)
+
+
+def _print_json(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int], job: Job | None) -> None:
     import msgspec
 
-    nodes = [statuses[node] for node in sorted(statuses)]
-    click.echo(msgspec.json.encode({"folder": str(folder), "nodes": nodes, "lost_agents": lost}))
+    found: dict[str, object] = {
+        "folder": str(folder),
+        "nodes": [statuses[node] for node in sorted(statuses)],
+        "lost_agents": lost,
+    }
+    if job is not None:
+        found["job"] = {**msgspec.to_builtins(job), "phase": job.phase}
+    click.echo(msgspec.json.encode(found))
 
 
 def _print_text(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int]) -> None:

@@ -1,0 +1,94 @@
+"""`dynamoc submit`: compile a spec for Slurm and submit it, once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dynamoc.launcher.reading import CLUSTER, Findings, read_inputs
+
+if TYPE_CHECKING:
+    from dynamoc.compiler.artifacts import Artifacts
+
+STOPPED_FOLLOWING = 130
+
+
+@click.command()
+@click.argument("what", type=click.Path(exists=True, path_type=Path))
+@CLUSTER
+@click.option("--follow", is_flag=True, help="Show how it goes until the job is over; Ctrl-C only stops looking.")
+@click.option("--ask", "questions", multiple=True, metavar="TEXT", help="The job asks itself this, and ends.")
+@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1), help="Length of an answer.")
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(path_type=Path), help="For run folders.")
+def command(
+    what: Path, cluster: Path | None, follow: bool, questions: tuple[str, ...], max_tokens: int, runs_dir: Path
+) -> None:
+    """Submit WHAT: a spec, a folder that `compile --target slurm` wrote, or a run folder (never a second time)."""
+    from rich.console import Console
+
+    from dynamoc.launcher.runs import RunFolderError
+    from dynamoc.launcher.slurm.following import follow as follow_job
+    from dynamoc.launcher.slurm.receipts import ReceiptsError
+    from dynamoc.launcher.slurm.submission import job_of, submit, write_questions
+    from dynamoc.launcher.slurm.tools import SlurmError
+
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        folder = _run_folder(what, cluster, runs_dir)
+        console.print(f"run folder: {folder}", markup=False)
+        if questions and job_of(folder) is not None:
+            raise click.UsageError(f"{folder} was submitted already; `--ask` goes with a new run")
+        if questions:
+            write_questions(folder, questions, max_tokens)
+        job = submit(folder)
+        console.print(f"job: {job}")
+        sys.exit(follow_job(folder, job, console) if follow else 0)
+    except (RunFolderError, ReceiptsError, SlurmError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        console.print(f"\nthe job goes on; `dynamoc cancel {folder}` ends it", markup=False)
+        sys.exit(STOPPED_FOLLOWING)
+
+
+def _run_folder(what: Path, cluster: Path | None, runs_dir: Path) -> Path:
+    """A run folder as it is; for a spec or a compiled folder, a new one."""
+    from dynamoc.launcher.runs import create_run
+
+    if (what / "receipts.jsonl").is_file():
+        if cluster is not None:
+            raise click.UsageError("`--cluster` goes with a spec; this run has its own")
+        return what.resolve()
+    artifacts = _compiled(what, cluster) if what.is_file() else _artifacts_in(what, cluster)
+    return create_run(runs_dir, artifacts, with_key=False)
+
+
+def _compiled(spec: Path, cluster: Path | None) -> Artifacts:
+    from dynamoc.compiler.pipeline import build_plan, emit
+    from dynamoc.compiler.target import load_target
+
+    target = load_target("slurm")
+    findings = Findings()
+    with findings.shown():
+        inputs = read_inputs(spec, cluster, findings)
+        plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models, target)
+    findings.show(warnings)
+    return emit(inputs.source, plan, target, inputs.models)
+
+
+def _artifacts_in(folder: Path, cluster: Path | None) -> Artifacts:
+    """What `compile` wrote there."""
+    from pathlib import PurePosixPath
+
+    from dynamoc.compiler.artifacts import Artifact
+    from dynamoc.launcher.slurm.submission import SCRIPT
+
+    if cluster is not None:
+        raise click.UsageError("`--cluster` goes with a spec; this folder was compiled for one")
+    for needed in (SCRIPT, "plan.json"):
+        if not (folder / needed).is_file():
+            raise click.UsageError(f"{folder} has no {needed}: `dynamoc compile SPEC --target slurm -o {folder}`")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return tuple(Artifact(PurePosixPath(p.name), p.read_text(), p.stat().st_mode & 0o777) for p in files)

@@ -1,0 +1,1 @@
+"""Slurm by its command-line tools: submit once, look, cancel."""

@@ -1,0 +1,82 @@
+"""`receipts.jsonl`: what was about to be done with a run, and what came of it. Only ever appended to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+LOCK_DEADLINE_S = 90.0
+POLL_S = 0.1
+
+
+class ReceiptsError(Exception):
+    """The receipts of a run cannot be read, or another submission is going on; the message is for the user."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line. An `intent` without a `submitted` behind it may or may not have become a job."""
+
+    what: Literal["intent", "submitted", "refused", "cancel"]
+    wall: float
+    comment: str = ""
+    job: str = ""
+    reason: str = ""
+
+
+class Receipts:
+    """Those of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "receipts.jsonl"
+        self._lock = folder / "receipts.lock"
+
+    def read(self) -> tuple[Receipt, ...]:
+        """All of them, oldest first; a line that was cut off by a crash is not one."""
+        try:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            return tuple(msgspec.json.decode(line, type=Receipt) for line in lines if line.endswith(b"\n"))
+        except FileNotFoundError:
+            return ()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ReceiptsError(f"{self.path}: {error}") from error
+
+    def add(self, what: Literal["intent", "submitted", "refused", "cancel"], **fields: str) -> None:
+        """On the disk when this returns."""
+        line = msgspec.json.encode(Receipt(what=what, wall=round(time.time(), 3), **fields)) + b"\n"
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.write(descriptor, b"\n" + line if cut_off else line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """One submission at a time. Whoever inherits the descriptor keeps the lock until it ends, too."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._wait(descriptor)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _wait(self, descriptor: int) -> None:
+        deadline = time.monotonic() + LOCK_DEADLINE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ReceiptsError(f"another submission of {self.path.parent} is going on") from None
+                time.sleep(POLL_S)
+            else:
+                return
