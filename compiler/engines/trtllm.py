@@ -91,12 +91,12 @@ class Trtllm(ServedEngine):
         options = worker.options
         text = to_yaml(nested(self.flags_of_fields(options), options.args))
         model, file = model_of(worker.model, options), FileRef(name=OPTIONS_FILE)
-        if options.entrypoint == "dynamo":
-            words: list[Word] = ["-m", "dynamo.trtllm", "--model-path", model, "--extra-engine-args", file]
+        if worker.part:
+            words: list[Word] = ["-m", "tensorrt_llm.llmapi.mgmn_worker_node"]
+        elif options.entrypoint == "dynamo":
+            words = ["-m", "dynamo.trtllm", "--model-path", model, "--extra-engine-args", file]
             words += ["--served-model-name", options.facts.get("served_name") or worker.model.served_name]
             words += [] if worker.role is Role.AGGREGATED else ["--disaggregation-mode", str(worker.role)]
-        elif worker.part:
-            words = ["-m", "tensorrt_llm.llmapi.mgmn_worker_node"]
         else:
             words = ["-m", "tensorrt_llm.commands.serve", model, "--extra_llm_api_options", file]
             words += [*server_of(worker)]
