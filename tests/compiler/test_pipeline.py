@@ -87,6 +87,6 @@ def test_verify_sees_a_broken_plan(changes: dict[str, object], words: str) -> No
 
 
 def test_an_unknown_target_is_answered_with_the_known() -> None:
-    with pytest.raises(UnknownTargetError, match="no target `slurm`; this version has `local`"):
-        load_target("slurm")
+    with pytest.raises(UnknownTargetError, match="no target `lsf`; this version has `local`, `slurm`"):
+        load_target("lsf")
     assert [load_target(name).name for name in TARGETS] == list(TARGETS)

@@ -120,10 +120,10 @@ def test_a_wrong_spec_is_shown_and_nothing_is_written(
 
 
 def test_a_target_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
-    done = dynamoc("compile", str(CASE / "spec.yaml"), "--target", "slurm", "-o", str(tmp_path / "out"))
+    done = dynamoc("compile", str(CASE / "spec.yaml"), "--target", "lsf", "-o", str(tmp_path / "out"))
 
     assert done.exit_code == 2
-    assert "no target `slurm`; this version has `local`" in done.output
+    assert "no target `lsf`; this version has `local`, `slurm`" in done.output
 
 
 def test_a_folder_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
