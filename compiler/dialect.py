@@ -58,6 +58,8 @@ class EngineCapabilities:
     """A worker may be several processes, one a node."""
     external: bool = False
     """A program of its own, started with its own words: it sizes its KV pool and decides what was not written."""
+    bounds_context: bool = True
+    """It refuses a context longer than the model's."""
     copies_over_nodes: bool = True
     """Data parallelism beside tp may span nodes."""
     resizes_blocks: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
+from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker, Ranks
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.rendering import to_yaml
@@ -33,6 +33,7 @@ class Trtllm(ServedEngine):
         transports=("default", "ucx", "nixl", "mooncake", "mpi"),
         spans_nodes=True,
         external=True,
+        bounds_context=False,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 32, "max_batched_tokens": 0, "max_sequences": 0},
     )
 
@@ -42,6 +43,11 @@ class Trtllm(ServedEngine):
         inside = bool(facts.get("dp_attention"))
         dp = sizes.get("dp", tp if inside else 1)
         return Parallelism(tp, pp, dp, ep, cp=facts.get("cp") or 1, dp_inside_tp=inside or dp == tp)
+
+    def expert_ranks(self, parallel: Parallelism) -> Ranks:
+        """Context-parallel ranks hold experts too."""
+        arithmetic = f"tp x cp = {parallel.tp} x {parallel.cp}" if parallel.cp > 1 else f"tp = {parallel.tp}"
+        return Ranks(parallel.tp * parallel.cp, arithmetic)
 
     def divides_experts(self, facts: Mapping[str, Any]) -> bool:
         """Only the slots of its load balancer must divide; those are looked at wherever they are written."""

@@ -44,7 +44,8 @@ def _check_context(component: Component, options: WorkerOptions, geometry: Geome
     if "model_overrides" in options.facts or any(name in component.env for name in LIFTED):
         report.leave_unchecked(f"{spell(path)}: the model is told to have other positions than it was trained for")
     else:
-        report.error(
+        bounds = dialect(options.engine).capabilities.bounds_context
+        (report.error if bounds else report.warning)(
             "D509",
             f"`{component.name}` wants a context of {options.context_length} tokens, "
             f"the model has {geometry.context_length} positions",

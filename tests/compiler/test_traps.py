@@ -211,3 +211,11 @@ def test_copies_of_a_model_span_no_nodes_where_the_engine_cannot() -> None:
     assert errors(alone({"tp-size": 4, "dp-size": 2}, "H200", 1, model="meta-llama/Llama-3.3-70B-Instruct")) == []
     assert errors(alone(dp_attention(16, 16), "H200", 2)) == []
     assert errors(alone({"tensor-parallel-size": 8, "data-parallel-size": 2}, "H200", 2, "vllm")) == []
+
+
+def test_a_context_beyond_the_model_is_an_error_where_the_engine_refuses_it() -> None:
+    """TensorRT-LLM goes on with it, and the variable of vLLM lifts the bound."""
+    assert errors(alone({"tensor-parallel-size": 8, "max-model-len": 200_000}, "H200", 1, "vllm")) == ["D509"]
+    assert warnings(alone({"tensor_parallel_size": 8, "max_seq_len": 200_000}, "H200", 1, "trtllm")) == ["D509"]
+    lifted = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+    assert errors(alone({"tensor-parallel-size": 8, "max-model-len": 200_000}, "H200", 1, "vllm", env=lifted)) == []
