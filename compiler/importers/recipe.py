@@ -111,10 +111,10 @@ class Fields:
     def _find(self, path: Path) -> Any:
         here: Any = self._data
         for key in path:
-            inside = isinstance(here, dict) if isinstance(key, str) else isinstance(here, list) and key < len(here)
-            if not inside or (isinstance(key, str) and key not in here):
-                return _ABSENT
-            here = here[key]
+            if isinstance(key, str):
+                here = here.get(key, _ABSENT) if isinstance(here, dict) else _ABSENT
+            else:
+                here = here[key] if isinstance(here, list) and key < len(here) else _ABSENT
         return here
 
     def _mark(self, path: Path) -> None:

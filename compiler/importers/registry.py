@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from dynamoc.compiler.importers.documents import read_documents
 from dynamoc.compiler.importers.recipe import Imported, RecipeError
@@ -34,7 +34,7 @@ def read_recipe(text: str) -> Iterator[Imported]:
     """Every point of a recipe of any kind; RecipeError if it is of none or cannot be read."""
     documents = read_documents(text)
     for module in IMPORTERS.values():
-        importer: Importer = importlib.import_module(module)
+        importer = cast("Importer", importlib.import_module(module))
         if documents and importer.recognises(documents):
             return importer.read(documents)
     raise RecipeError(f"this is none of {', '.join(IMPORTERS)}")
