@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker, Ranks
-from dynamoc.compiler.flags import Reading
+from dynamoc.compiler.flags import Reading, convert
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.serving import ServedEngine, positive, usage_of
@@ -50,8 +50,9 @@ class Vllm(ServedEngine):
             ("compilation", "max_cudagraph_capture_size", "graph_batch"),
         ):
             inside = read_mapping(facts.get(outer))
-            if key in inside:
-                facts[fact], spelled[fact] = inside[key], spelled[outer]
+            fits, value = convert(inside.get(key), "str" if fact == "kv_connector" else "int")
+            if fits and value is not None:
+                facts[fact], spelled[fact] = value, spelled[outer]
         connector = str(facts.get("kv_connector", "")).lower()
         if connector in TRANSPORTS:
             facts["kv_transport"], spelled["kv_transport"] = TRANSPORTS[connector], spelled["kv_transfer"]

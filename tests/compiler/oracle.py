@@ -178,7 +178,7 @@ def _context(worker: Worker, facts: Facts, load: Data, found: Opinion) -> None:
     """A request fits the context and the pool; the context fits the model."""
     tokens = load["isl"] + (0 if worker.fields["role"] == "prefill" else load["osl"])
     context = worker.fields["context_length"]
-    if context > facts.positions:
+    if context > facts.positions and worker.engine != "trtllm":  # which goes on
         found.must.add("D509")
     if tokens > context:
         found.must.add("D320")

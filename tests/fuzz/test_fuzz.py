@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from meeting import cards, meet, seeds, sites
@@ -31,6 +32,31 @@ def test_what_is_left_of_a_spec(number: int, seed: bytes, other: bytes, site: Cl
     content = mutated(seed, other, random.Random(number))
 
     meet(content, site, MODELS)
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        pytest.param("args: {tp: 1000000000}, replicas: 3", id="a billion ranks"),
+        pytest.param("args: {tp: 8}, replicas: 10000", id="ten thousand workers"),
+        pytest.param("args: {tp: 4}, gpus: 4, nodes_per_worker: 5", id="nodes without GPUs"),
+        pytest.param(
+            """args: {tp: 4, dp: 8, enable-expert-parallel: true, enable-eplb: true,
+            eplb-config: {num_redundant_experts: "3"}}, gpus: 64""",
+            id="numbers of JSON as text",
+        ),
+    ],
+)
+def test_what_once_raised_or_never_ended(worker: str) -> None:
+    text = f"""
+dynamoc: 1
+name: demo
+model: {{ref: deepseek-ai/DeepSeek-R1}}
+defaults: {{engine: vllm}}
+components: {{f: {{role: frontend}}, r: {{role: router}}, w: {{role: aggregated, {worker}}}}}
+edges: [f -> r -> w]
+"""
+    assert meet(text.encode(), next(site for site in SITES if len(site.nodes) == 5), MODELS).stage == "wrong"
 
 
 def test_every_seed_at_every_site() -> None:
