@@ -29,30 +29,33 @@ ROUNDS = 3
 MIB = 2**20
 
 
-def tree_bytes(root: int) -> int:
-    """Resident memory of a process and everything below it."""
+def tree(root: int) -> tuple[int, dict[int, float]]:
+    """Resident memory of a process and everything below it, and the CPU seconds of each so far."""
     children: dict[int, list[int]] = {}
     resident: dict[int, int] = {}
+    seconds: dict[int, float] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            facts = (entry / "stat").read_text().rpartition(")")[2].split()
+            parent = int(facts[1])
+            seconds[int(entry.name)] = (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
             resident[int(entry.name)] = int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, ValueError):
             continue
         children.setdefault(parent, []).append(int(entry.name))
-    total, left = 0, [root]
+    found, left = [], [root]
     while left:
-        process = left.pop()
-        total += resident.get(process, 0)
-        left += children.get(process, [])
-    return total
+        found.append(left.pop())
+        left += children.get(found[-1], [])
+    return sum(resident.get(p, 0) for p in found), {p: seconds[p] for p in found if p in seconds}
 
 
-def judge(folder: Path, out: Path) -> tuple[float, int]:
-    """Seconds of one run, and the most memory it held."""
+def judge(folder: Path, out: Path) -> tuple[float, int, float]:
+    """Seconds of one run, the most memory it held, and the CPU seconds of all its processes."""
     start, peak = time.perf_counter(), 0
+    spent: dict[int, float] = {}
     command = [sys.executable, "-m", "dynamoc", "import", str(folder), "--verdicts", str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         done = threading.Event()
@@ -60,7 +63,9 @@ def judge(folder: Path, out: Path) -> tuple[float, int]:
         def watch() -> None:
             nonlocal peak
             while not done.wait(0.05):
-                peak = max(peak, tree_bytes(process.pid))
+                held, seconds = tree(process.pid)
+                peak = max(peak, held)
+                spent.update(seconds)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -69,7 +74,7 @@ def judge(folder: Path, out: Path) -> tuple[float, int]:
         watcher.join()
     if code:
         sys.exit(f"dynamoc import ended with {code}")
-    return time.perf_counter() - start, peak
+    return time.perf_counter() - start, peak, sum(spent.values())
 
 
 def parse(folder: Path) -> float:
@@ -93,7 +98,7 @@ def main() -> None:
     seconds = statistics.median(run[0] for run in runs)
     shared: dict[str, Any] = {
         "n": points,
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
         "versions": {"python": platform.python_version(), "pyyaml": version("pyyaml"), "pydantic": version("pydantic")},
         "command": "python benchmarks/corpus.py FOLDER",
     }
@@ -104,6 +109,15 @@ def main() -> None:
             "ceiling": round(parse(options.folder), 2),
             "peer": None,
             "unit": "s",
+            "ratio": None,
+            **shared,
+        },
+        {
+            "figure": f"CPU time of all processes for {options.points} recipes and grid points",
+            "ours": round(statistics.median(run[2] for run in runs) * options.points / points, 2),
+            "ceiling": None,
+            "peer": None,
+            "unit": "CPU s",
             "ratio": None,
             **shared,
         },
