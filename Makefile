@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODELS ?= $(HOME)/.cache/dynamoc/models
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench: $(VENV)/.dev model ## Every CPU benchmark, each beside its peer and its c
 
 fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 	@nice -n 19 $(BIN)/python tests/fuzz/fuzz_spec.py --keep .fuzz --output benchmarks/results/fuzz.json
+
+slurm-test: $(VENV)/.dev model ## Run compiled jobs on a real Slurm, brought up for the tests; needs root
+	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_target.py tests/integration/test_slurm.py
 
 clean: ## Remove what was built here
 	@rm -rf $(VENV) dist build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,13 +23,12 @@ def command(run: str | None, runs_dir: Path, form: str) -> None:
     """Show the state of RUN: a folder, a name or its beginning; the latest by default."""
     from dynamoc.launcher.runs import RunFolderError, find_run, has_agent, manifest_of, statuses_of
     from dynamoc.launcher.slurm.receipts import ReceiptsError
-    from dynamoc.launcher.slurm.tools import SlurmError
 
     try:
         folder = find_run(runs_dir, run)
         statuses = statuses_of(folder, manifest_of(folder))
         job = _job(folder)
-    except (RunFolderError, ReceiptsError, SlurmError) as error:
+    except (RunFolderError, ReceiptsError) as error:
         raise click.ClickException(str(error)) from error
     lost = [node for node, status in statuses.items() if not status.state.is_over and not has_agent(folder, node)]
     if form == "json":
@@ -45,10 +44,14 @@ def command(run: str | None, runs_dir: Path, form: str) -> None:
 def _job(folder: Path) -> Job | None:
     """The Slurm job of the run, as Slurm has it; None for a run that never became one, or that Slurm forgot."""
     from dynamoc.launcher.slurm.submission import job_of
-    from dynamoc.launcher.slurm.tools import look
+    from dynamoc.launcher.slurm.tools import SlurmError, look
 
-    job = job_of(folder)
-    return None if job is None else look(job)
+    try:
+        job = job_of(folder)
+        return None if job is None else look(job)
+    except SlurmError as error:
+        click.echo(f"what Slurm has of this run is not known: {error}", err=True)
+        return None
 
 
 def _print_json(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int], job: Job | None) -> None:

@@ -27,12 +27,12 @@ def follow(folder: Path, job: str, console: Console) -> int:
         if now is None:
             console.print(f"Slurm does not know job {job} any more", markup=False)
             return 1
-        if str(now) != shown:
-            shown = str(now)
-            console.print(shown, markup=False)
         statuses = statuses_of(folder, manifest).values()
         lines.show([process for status in statuses for process in status.processes.values()])
         log.show()
+        if str(now) != shown:
+            shown = str(now)
+            console.print(shown, markup=False)
         if now.phase.is_over:
             return 0 if now.phase is Phase.DONE else 1
         time.sleep(POLL_S)

@@ -16,7 +16,9 @@ from dynamoc.launcher.slurm.states import Phase, meaning_of, meaning_of_exit
 DEADLINE_S = 60.0
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z/:]*)=(\S*)")
 _JOB = re.compile(r"([0-9]+)(;\S+)?")
-_UNREACHABLE = re.compile(r"contact slurm|connect|timed out|zero bytes|communication", re.IGNORECASE)
+_UNREACHABLE = re.compile(
+    r"contact slurm|connect|timed out|zero bytes|communication|configuration source", re.IGNORECASE
+)
 NO_SUCH_JOB = "Invalid job id"
 
 
