@@ -52,9 +52,9 @@ class Receipts:
         line = msgspec.json.encode(Receipt(what=what, wall=round(time.time(), 3), **fields)) + b"\n"
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            size = os.fstat(descriptor).st_size
-            cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, b"\n" + line if cut_off else line)
+            written = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            os.ftruncate(descriptor, written.rfind(b"\n") + 1)  # what a crash cut off
+            os.write(descriptor, line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
