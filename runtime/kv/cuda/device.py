@@ -1,0 +1,71 @@
+"""The few calls of the CUDA runtime that the KV path makes, with its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+_missing: ImportError | None = None
+try:
+    from cupy.cuda import runtime as _runtime
+except ImportError as error:  # the package is there only where GPUs are
+    _runtime, _missing = None, error
+
+runtime: Any = _runtime
+"""The CUDA runtime's calls, as cupy spells them."""
+SPIN_S = 0.005
+PAUSE_S = 0.0002
+"""A wait looks without pause as long as a usual transfer takes, then every `PAUSE_S`."""
+_NOT_READY = 600
+
+
+class DeviceError(RuntimeError):
+    """A device is missing, or a call to it failed; the message says which."""
+
+
+def require_devices() -> int:
+    """How many GPUs this process sees; DeviceError if none, or if the package that speaks to them is missing."""
+    if _missing is not None:
+        raise DeviceError(f"GPU memory needs cupy (`pip install dynamoc[cuda13]` or `[cuda12]`): {_missing}")
+    with checked("count devices"):
+        count: int = runtime.getDeviceCount()
+    return count
+
+
+@contextlib.contextmanager
+def checked(what: str) -> Iterator[None]:
+    """Name what failed."""
+    try:
+        yield
+    except runtime.CUDARuntimeError as error:
+        raise DeviceError(f"cannot {what}: {error}") from error
+
+
+@contextlib.contextmanager
+def on_device(device: int, what: str) -> Iterator[None]:
+    """Make `device` the current one of this thread; a CUDA error inside says what failed."""
+    with checked(what):
+        before = runtime.getDevice()
+        runtime.setDevice(device)
+        try:
+            yield
+        finally:
+            runtime.setDevice(before)
+
+
+def wait_for(event: int, deadline_s: float) -> None:
+    """Until everything before `event` is done; TimeoutError past the deadline, DeviceError if the device failed."""
+    started = time.monotonic()
+    while (status := runtime.eventQuery(event)) == _NOT_READY:
+        waited = time.monotonic() - started
+        if waited > deadline_s:
+            raise TimeoutError(f"the device did not finish within {deadline_s:.3f} s")
+        if waited < SPIN_S:
+            os.sched_yield()  # sleep(0) costs the 50 µs of a timer's slack
+        else:
+            time.sleep(PAUSE_S)
+    if status:
+        raise DeviceError(f"the device failed while it worked: {runtime.CUDARuntimeError(status)}")

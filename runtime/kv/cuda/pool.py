@@ -1,0 +1,68 @@
+"""Pools whose blocks the kernels reach: device memory, a peer's device memory, page-locked host memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dynamoc.runtime.kv.cuda.device import checked, on_device, require_devices, runtime
+from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.pool import HostPool
+
+GRAIN_BYTES = 2 << 20
+"""Smaller requests share an allocation, and an IPC handle would name all of it."""
+_PORTABLE_AND_MAPPED = 3
+
+
+class DevicePool:
+    """`blocks` blocks of `layout` on one GPU, in plain device memory: what another process may map."""
+
+    def __init__(self, layout: KvLayout, blocks: int, device: int) -> None:
+        require_devices()
+        self.layout = layout
+        self.blocks = blocks
+        self.device = device
+        self.data_bytes = layout.block_bytes * blocks
+        with on_device(device, f"allocate {self.data_bytes} B on GPU {device}"):
+            self.address: int = runtime.malloc(-(-self.data_bytes // GRAIN_BYTES) * GRAIN_BYTES)
+
+    def handle(self) -> bytes:
+        """What a process of the same host needs to map the pool."""
+        with on_device(self.device, "share the pool"):
+            handle: bytes = runtime.ipcGetMemHandle(self.address)
+        return handle
+
+    def close(self) -> None:
+        """Give the memory back. No peer may have it mapped: freeing memory under a mapping is undefined."""
+        with on_device(self.device, "free the pool"):
+            runtime.free(self.address)
+
+
+class MappedPool:
+    """The device pool of another process of this host, its blocks at addresses that `device` can reach."""
+
+    def __init__(self, handle: bytes, device: int) -> None:
+        require_devices()
+        self.device = device
+        with on_device(device, f"map a peer's pool on GPU {device}"):
+            self.address: int = runtime.ipcOpenMemHandle(handle)
+
+    def close(self) -> None:
+        """Take the mapping back. Nothing may be writing through it."""
+        with on_device(self.device, "unmap the peer's pool"):
+            runtime.ipcCloseMemHandle(self.address)
+
+
+class PinnedPool:
+    """A host pool whose pages stay where they are, so that every GPU reaches them at the link's speed."""
+
+    def __init__(self, pool: HostPool) -> None:
+        require_devices()
+        self.pool = pool
+        self.address = int(np.frombuffer(pool.data, np.uint8).ctypes.data)
+        with checked(f"page-lock {pool.data_bytes} B"):
+            runtime.hostRegister(self.address, pool.data_bytes, _PORTABLE_AND_MAPPED)
+
+    def close(self) -> None:
+        """Let the pages go. Nothing may be copying from or to them."""
+        with checked("release page-locked memory"):
+            runtime.hostUnregister(self.address)

@@ -1,0 +1,83 @@
+// Runs the CUDA source on a CPU: the lanes of a warp are fibers that take turns at each shuffle.
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+
+struct Index { unsigned x; };
+static Index threadIdx, blockIdx, blockDim, gridDim;
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+
+template <typename T> T __ldcs(const T* address) {
+    if (reinterpret_cast<uintptr_t>(address) % sizeof(T)) __builtin_trap();  // the device would fault
+    return *address;
+}
+template <typename T> void atomicAdd(T* address, T value) { *address += value; }
+
+constexpr unsigned LANES = 32;
+static ucontext_t scheduler, lanes[LANES];
+static uint64_t offered[2][LANES];
+static unsigned shuffles[LANES];
+static void (*body)();
+
+static uint64_t __shfl_down_sync(unsigned, uint64_t value, unsigned distance) {
+    const unsigned lane = threadIdx.x % LANES, turn = shuffles[lane]++ % 2;
+    offered[turn][lane] = value;
+    swapcontext(&lanes[lane], &scheduler);
+    return lane + distance < LANES ? offered[turn][lane + distance] : value;
+}
+
+#include KERNEL
+
+static Runs from, to;
+static u32 count, chunks;
+static u64 bytes;
+static Sums* sums;
+static bool running[LANES];
+
+static void enter() {
+    body();
+    running[threadIdx.x % LANES] = false;
+}
+
+static void run_warp(unsigned first) {
+    static std::vector<char> stacks(LANES * (256 << 10));
+    for (unsigned lane = 0; lane < LANES; lane++) {
+        getcontext(&lanes[lane]);
+        lanes[lane].uc_stack = {stacks.data() + lane * (256 << 10), 0, 256 << 10};
+        lanes[lane].uc_link = &scheduler;
+        running[lane] = true;
+        shuffles[lane] = 0;
+        makecontext(&lanes[lane], enter, 0);
+    }
+    for (bool any = true; any;) {
+        any = false;
+        for (unsigned lane = 0; lane < LANES; lane++) {
+            if (!running[lane]) continue;
+            threadIdx.x = first + lane;
+            swapcontext(&scheduler, &lanes[lane]);
+            any |= running[lane];
+        }
+    }
+}
+
+#define SIDES from.indices, from.base, from.stride, to.indices, to.base, to.stride
+
+extern "C" int launch(const char* name, u32 ctas, u32 threads, const Runs* source, const Runs* destination, u32 rows, u64 size,
+                      u32 pieces, Sums* out) {
+    from = *source, to = *destination, count = rows, bytes = size, chunks = pieces, sums = out;
+    if (!strcmp(name, "copy_runs")) body = [] { copy_runs(SIDES, count, bytes, chunks, sums); };
+    else if (!strcmp(name, "copy_and_sum_runs")) body = [] { copy_and_sum_runs(SIDES, count, bytes, chunks, sums); };
+    else if (!strcmp(name, "sum_runs")) body = [] { sum_runs(SIDES, count, bytes, chunks, sums); };
+    else return 1;
+    gridDim.x = ctas, blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < ctas; blockIdx.x++)
+        for (unsigned first = 0; first < threads; first += LANES) run_warp(first);
+    return 0;
+}
