@@ -50,7 +50,7 @@ class Job:
         words += f" on {self.nodes}" if self.nodes else ""
         if self.phase is Phase.QUEUED and self.reason:
             words += f": {self.reason}"
-        said = meaning_of_exit(self.exit_code) if self.phase is Phase.FAILED else ""
+        said = meaning_of_exit(self.exit_code) if self.state == "FAILED" else ""
         return f"{words}: {said}" if said else words
 
 

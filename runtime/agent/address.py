@@ -47,16 +47,26 @@ def of_interface(name: str) -> str:
 
 
 def of_route(nodes: Sequence[str]) -> str:
-    """The address from which this node talks to a peer, or to anybody where it is alone."""
-    here = {os.uname().nodename, os.uname().nodename.partition(".")[0], os.environ.get("SLURMD_NODENAME")}
-    peer = next((node for node in nodes if node not in here), ANYWHERE)
+    """The address from which this node talks to a peer; where it is alone, to anybody, or else that of its name."""
+    name = os.uname().nodename
+    here = {name, name.partition(".")[0], os.environ.get("SLURMD_NODENAME")}
+    peer = next((node for node in nodes if node not in here), None)
     try:
-        # Nothing is sent: connecting a datagram socket only chooses the source address.
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((peer, ANY_PORT))
-            address: str = probe.getsockname()[0]
+        return _source(peer or ANYWHERE)
     except OSError as error:
-        raise AddressError(f"there is no route to {peer}: {error}") from error
+        if peer is not None:
+            raise AddressError(f"there is no route to {peer}: {error}") from error
+    try:
+        return socket.gethostbyname(name)
+    except OSError as error:
+        raise AddressError(f"there is no default route, and {name} has no address: {error}") from error
+
+
+def _source(peer: str) -> str:
+    """Nothing is sent: connecting a datagram socket only chooses the source address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, ANY_PORT))
+        address: str = probe.getsockname()[0]
     return address
 
 

@@ -115,6 +115,30 @@ def test_what_runs_is_what_was_planned_and_it_drains_when_cancelled(cluster: Slu
     assert not cluster.strays()
 
 
+def test_a_plan_of_one_node_needs_no_peer_to_have_an_address(cluster: SlurmCluster) -> None:
+    (cluster.folder / "spec.yaml").write_text(ECHO.replace("replicas: 3, ", "").replace("tcp", "shm"))
+    (cluster.folder / "cluster.yaml").write_text(GPUS.replace("count: 2, cpus", "count: 1, cpus"))
+    done = cluster.dynamoc("submit", "spec.yaml", "--cluster", "cluster.yaml")
+    assert done.returncode == 0, done.stderr
+    cluster.wait_ready()
+    hosts = {process["host"] for process in cluster.processes().values()}
+
+    assert len(hosts) == 1
+    assert not hosts.pop().startswith("127.")
+    assert cluster.field(done.stdout.split()[-1], "NumNodes") == "1"
+
+
+def test_a_lost_node_ends_the_job_and_is_said(cluster: SlurmCluster) -> None:
+    submit_echo(cluster)
+    cluster.wait_ready()
+    cluster.call("scontrol", "update", "nodename=node1", "state=down", "reason=test")
+    followed = cluster.dynamoc("submit", "--follow", "runs/latest")
+
+    assert followed.returncode == 1
+    assert "lost a node (NODE_FAIL)" in followed.stdout
+    assert not cluster.strays()
+
+
 def test_scancel_leaves_nothing_behind(cluster: SlurmCluster) -> None:
     job = submit_echo(cluster)
     cluster.wait_ready()
