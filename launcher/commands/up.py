@@ -50,7 +50,8 @@ def command(
     from dynamoc.launcher.scraping import ScrapeError
 
     artifacts = compile_here(spec, cluster, port_base)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background jobs start with it ignored
+        signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False, soft_wrap=True)
     try:
         folder = create_run(runs_dir, artifacts)
