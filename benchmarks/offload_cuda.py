@@ -7,7 +7,8 @@ page-locked where it lies. Times are the caller's: from the call until the compl
 destination is poisoned, after it every byte is compared. The ceiling is one plain copy of all bytes between the same
 memories; ours, peers and ceiling take turns. Peers: one `cuMemcpyBatchAsync` call for 4,096 blocks at a time, and one
 `cudaMemcpyAsync` call a block. `staged` is the same with the host's blocks in one range: gathered or scattered on the
-device, moved by the copy engine.
+device, moved by the copy engine. When both
+ways are busy, each has a thread of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import ctypes
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,7 @@ class Rig:
         self.staged_copiers = {way: StagedCopier(0) for way in self.device}
         self.streams = {way: bench.Stream() for way in self.device}
         self.batch = BatchCopy()
+        self.threads = ThreadPoolExecutor(len(self.device))
 
     def ends(self, way: str) -> tuple[int, int]:
         """Addresses of source and destination."""
@@ -110,26 +113,26 @@ class Rig:
     def kernel(self, ways: tuple[str, ...], block: int, ctas: int) -> None:
         """Ours."""
         sources, destinations = bench.shuffled(self.total, block)
-        copies = []
-        for way in ways:
+
+        def one(way: str) -> None:
             source, destination = self.ends(way)
             places = (bench.runs(source, sources, block), bench.runs(destination, destinations, block))
-            copies.append(self.copiers[ctas][way].copy(*places, block))
-        for copy in copies:
-            copy.wait(bench.DEADLINE_S)
+            self.copiers[ctas][way].copy(*places, block).wait(bench.DEADLINE_S)
+
+        self._each(one, ways)
 
     def staged(self, ways: tuple[str, ...], block: int) -> None:
         """Ours where the host's blocks lie in one range."""
         sources, destinations = bench.shuffled(self.total, block)
-        copies = []
-        for way in ways:
-            device, host = self.device[way].address, self.host[way].address
+
+        def one(way: str) -> None:
+            device, host, copier = self.device[way].address, self.host[way].address, self.staged_copiers[way]
             if way == "offload":
-                copies.append(self.staged_copiers[way].offload(bench.runs(device, sources, block), host, block))
+                copier.offload(bench.runs(device, sources, block), host, block).wait(bench.DEADLINE_S)
             else:
-                copies.append(self.staged_copiers[way].onboard(host, bench.runs(device, destinations, block), block))
-        for copy in copies:
-            copy.wait(bench.DEADLINE_S)
+                copier.onboard(host, bench.runs(device, destinations, block), block).wait(bench.DEADLINE_S)
+
+        self._each(one, ways)
 
     def plain(self, ways: tuple[str, ...]) -> None:
         """The ceiling."""
@@ -160,6 +163,12 @@ class Rig:
         for at, to in zip(sources.tolist(), destinations.tolist(), strict=True):
             stream.copy(destination + to * block, source + at * block, block)
         stream.wait()
+
+    def _each(self, one: Callable[[str], None], ways: tuple[str, ...]) -> None:
+        if len(ways) == 1:
+            one(ways[0])
+        else:
+            list(self.threads.map(one, ways))
 
     def _pinned(self, total: int) -> PinnedPool:
         return PinnedPool(HostPool(bench.layout_of(bench.BLOCK_BYTES[0]), total // bench.BLOCK_BYTES[0]))
@@ -200,8 +209,8 @@ def measure(rig: Rig, ways: tuple[str, ...], block: int, rounds: int) -> dict[st
     return took
 
 
-def figure(rig: Rig, name: str, block: int, rounds: int) -> dict[str, Any]:
-    """One way at one block size."""
+def figures(rig: Rig, name: str, block: int, rounds: int) -> list[dict[str, Any]]:
+    """One way at one block size: blocks shuffled on both sides, and in one range of the host."""
     ways = WAYS[name]
     moved = rig.total * len(ways)
     took = measure(rig, ways, block, rounds)
@@ -211,18 +220,25 @@ def figure(rig: Rig, name: str, block: int, rounds: int) -> dict[str, Any]:
         times = [timed(rig, ways, block, rig.kernel, ctas) for _ in range(4)]
         by_ctas[str(ctas)] = bench.rate(moved, times[1:])
     peers = {"cuMemcpyBatchAsync": speed["batch"], "cudaMemcpyAsync loop": speed.get("loop")}
-    return {
-        "figure": f"{name} over PCIe, {block} B blocks shuffled",
-        "ours": speed["ours"],
-        "ceiling": speed["ceiling"],
-        "peer": {peer: value for peer, value in peers.items() if value is not None},
-        "unit": "GB/s",
-        "ratio": round(speed["ours"] / speed["ceiling"], 3),
-        "n": rounds,
-        "staged": speed["staged"],
-        "slowest": round(moved / max(took["ours"]) / 1e9, 1),
-        "by_ctas": by_ctas,
-    }
+    made = []
+    for what, how, more in (
+        ("ours", "shuffled on both sides, kernel", {"by_ctas": by_ctas}),
+        ("staged", "shuffled on the device, in one range on the host, staged", {}),
+    ):
+        made.append(
+            {
+                "figure": f"{name} over PCIe, {block} B blocks {how}",
+                "ours": speed[what],
+                "ceiling": speed["ceiling"],
+                "peer": {peer: value for peer, value in peers.items() if value is not None},
+                "unit": "GB/s",
+                "ratio": round(speed[what] / speed["ceiling"], 3),
+                "n": rounds,
+                "slowest": round(moved / max(took[what]) / 1e9, 1),
+                **more,
+            }
+        )
+    return made
 
 
 def main() -> None:
@@ -234,11 +250,13 @@ def main() -> None:
     options = parser.parse_args()
     facts = bench.facts(f"python benchmarks/offload_cuda.py --mib {options.mib} --rounds {options.rounds}")
     rig = Rig(options.mib << 20)
-    made = []
+    made: list[dict[str, Any]] = []
+    print("way, block bytes, [kernel, staged, ceiling, peers, kernel by CTAs], GB/s")
     for block in bench.BLOCK_BYTES:
         for name in WAYS:
-            made.append(figure(rig, name, block, options.rounds))
-            shown = {key: made[-1][key] for key in ("ours", "slowest", "staged", "ceiling", "peer", "by_ctas")}
+            kernel, staged = figures(rig, name, block, options.rounds)
+            made += [kernel, staged]
+            shown = [kernel["ours"], staged["ours"], kernel["ceiling"], kernel["peer"], kernel["by_ctas"]]
             print(f"{name:8} {block:9,} {json.dumps(shown)}", flush=True)
             bench.save(options.output, [{**found, **facts} for found in made])
 

@@ -17,7 +17,7 @@ except ImportError as error:  # the package is there only where GPUs are
 runtime: Any = _runtime
 """The CUDA runtime's calls, as cupy spells them."""
 SPIN_S = 0.005
-PAUSE_S = 0.0002
+PAUSE_S = 0.00005
 """A wait looks without pause as long as a usual transfer takes, then every `PAUSE_S`."""
 _NOT_READY = 600
 
