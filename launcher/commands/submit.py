@@ -36,6 +36,7 @@ def command(
     from dynamoc.launcher.slurm.tools import SlurmError
 
     console = Console(highlight=False, soft_wrap=True)
+    folder: Path | None = None
     try:
         folder = _run_folder(what, cluster, runs_dir)
         console.print(f"run folder: {folder}", markup=False)
@@ -49,7 +50,8 @@ def command(
     except (RunFolderError, ReceiptsError, SlurmError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        console.print(f"\nthe job goes on; `dynamoc cancel {folder}` ends it", markup=False)
+        goes_on = f"the job goes on; `dynamoc cancel {folder}` ends it"
+        console.print("\n" + (goes_on if folder is not None else "nothing was submitted"), markup=False)
         sys.exit(STOPPED_FOLLOWING)
 
 
