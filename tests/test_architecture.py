@@ -74,7 +74,7 @@ def test_the_project_names_no_machine_it_was_built_on() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not tracked:
         pytest.skip("not a git checkout: the list of tracked files is git's")
-    home = re.compile(rf"{re.escape(str(ROOT.parent))}/")
+    home = re.compile(rf"{re.escape(str(ROOT))}/")
     leaks = [
         name for name in tracked if (ROOT / name).is_file() and home.search((ROOT / name).read_text(errors="replace"))
     ]
