@@ -12,6 +12,18 @@ from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
 from dynamoc.compiler.graph import SIZES, Parallelism, WorkerOptions
 from dynamoc.runtime.manifest import Role
 
+SERVED = EngineCapabilities(
+    devices=("cuda",),
+    dimensions=("tp", "pp", "dp", "ep"),
+    dtypes=None,
+    kv_dtypes=None,
+    divides_model=True,
+    shards_blocks=False,
+    spans_nodes=True,
+    external=True,
+)
+"""What all of them can do; a dialect replaces what it does differently."""
+
 
 class ServedEngine:
     """They size their KV pool when they start, so the compiler knows it only where `args` say it."""

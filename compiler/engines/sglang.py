@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker
+from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
-from dynamoc.compiler.serving import ServedEngine, positive, usage_of
+from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
 from dynamoc.compiler.spelling import model_of, server_of, spell_flags
 from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
@@ -21,16 +22,9 @@ class Sglang(ServedEngine):
     """With data-parallel attention dp is inside tp; without, dp copies of the model stand beside each other."""
 
     name = "sglang"
-    capabilities = EngineCapabilities(
-        devices=("cuda",),
-        dimensions=("tp", "pp", "dp", "ep"),
-        dtypes=None,
-        kv_dtypes=None,
-        divides_model=True,
-        shards_blocks=False,
+    capabilities = replace(
+        SERVED,
         transports=("mooncake", "nixl"),
-        spans_nodes=True,
-        external=True,
         copies_over_nodes=False,
         kv_names={"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 1, "max_batched_tokens": 0, "max_sequences": 0},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker, Ranks
+from dynamoc.compiler.dialect import PlacedWorker, Ranks
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.rendering import to_yaml
-from dynamoc.compiler.serving import ServedEngine, positive, usage_of
+from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
 from dynamoc.compiler.spelling import model_of, nested, server_of
 from dynamoc.runtime.manifest import FileRef, Launch, Role, Word
 
@@ -23,16 +24,9 @@ class Trtllm(ServedEngine):
     """tp x pp x cp ranks; attention DP gives each rank of tp requests of its own, so it is inside tp."""
 
     name = "trtllm"
-    capabilities = EngineCapabilities(
-        devices=("cuda",),
-        dimensions=("tp", "pp", "dp", "ep"),
-        dtypes=None,
-        kv_dtypes=None,
-        divides_model=True,
-        shards_blocks=False,
+    capabilities = replace(
+        SERVED,
         transports=("default", "ucx", "nixl", "mooncake", "mpi"),
-        spans_nodes=True,
-        external=True,
         bounds_context=False,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 32, "max_batched_tokens": 0, "max_sequences": 0},
     )

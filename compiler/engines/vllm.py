@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, PlacedWorker, Ranks
+from dynamoc.compiler.dialect import PlacedWorker, Ranks
 from dynamoc.compiler.flags import Reading, convert
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
-from dynamoc.compiler.serving import ServedEngine, positive, usage_of
+from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
 from dynamoc.compiler.spelling import model_of, read_mapping, server_of, spell_flags
 from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
 
@@ -25,16 +26,9 @@ class Vllm(ServedEngine):
     """tp x pp x dp ranks, with experts over tp x dp; prefill context parallelism multiplies, decode's is inside tp."""
 
     name = "vllm"
-    capabilities = EngineCapabilities(
-        devices=("cuda",),
-        dimensions=("tp", "pp", "dp", "ep"),
-        dtypes=None,
-        kv_dtypes=None,
-        divides_model=True,
-        shards_blocks=False,
+    capabilities = replace(
+        SERVED,
         transports=("nixl", "mooncake", "lmcache"),
-        spans_nodes=True,
-        external=True,
         resizes_blocks=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 16, "max_batched_tokens": 0, "max_sequences": 0},
     )

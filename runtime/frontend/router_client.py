@@ -52,11 +52,6 @@ class RouterClient:
         self._routes: dict[int, asyncio.Future[Routed]] = {}
         self._askers: list[asyncio.Future[tuple[WorkerInfo, ...]]] = []
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether a request could be routed now."""
-        return self._up.is_set()
-
     async def keep_connected(self) -> None:
         """Dial, and dial again when the connection is lost, until cancelled."""
         backoff = FIRST_BACKOFF_S
