@@ -52,6 +52,35 @@ class KvSettings(_Part, frozen=True):
     prefix_caching: bool = True
 
 
+class DiskTier(_Part, frozen=True):
+    """G3: segment files of one worker under `path` of its node."""
+
+    path: str
+    bytes: int
+
+
+class ObjectTier(_Part, frozen=True):
+    """G4: one object per page under `url` (`s3://bucket/prefix` or `file:///folder`), shared by all workers.
+
+    `bytes` bounds what this deployment keeps there; None leaves that to the store.
+    """
+
+    url: str
+    bytes: int | None = None
+
+
+class CacheSettings(_Part, frozen=True):
+    """The KV tiers of one worker below its device. A tier left out is not there; sizes are this worker's alone.
+
+    `admission`: `all` writes every full block through to the next tier, `frequent` only blocks seen before (TinyLFU).
+    """
+
+    host_bytes: int | None = None
+    disk: DiskTier | None = None
+    object: ObjectTier | None = None
+    admission: str = "frequent"
+
+
 class WorkerSettings(_Part, frozen=True):
     """What an engine process needs to know.
 
@@ -67,6 +96,7 @@ class WorkerSettings(_Part, frozen=True):
     max_batched_tokens: int
     max_sequences: int
     transport: str | None = None
+    cache: CacheSettings | None = None
     args: dict[str, object] = {}
 
 
