@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,3 +219,35 @@ async def serving(*roles: Role, **settings: Any) -> AsyncIterator[Bench]:
         if not router.done():
             os.kill(os.getpid(), signal.SIGTERM)
         assert await asyncio.wait_for(router, 20.0) == 0
+
+
+AGG, PREFILL, DECODE = Role.AGGREGATED, Role.PREFILL, Role.DECODE
+PROMPT = list(range(32))
+OTHER = list(range(1000, 1032))
+
+
+def names(answer: Routed | RouteRefused) -> tuple[str, str | None]:
+    assert isinstance(answer, Routed), answer
+    return answer.worker.name, answer.prefill.name if answer.prefill else None
+
+
+def refusal(answer: Routed | RouteRefused) -> str:
+    assert isinstance(answer, RouteRefused), answer
+    assert answer.reason
+    return answer.code
+
+
+def scenario(*roles: Role, **settings: object) -> Callable[[Callable[[Bench], Awaitable[None]]], Callable[[], None]]:
+    """Make a test of a coroutine that is given a router with that plan."""
+
+    def decorate(body: Callable[[Bench], Awaitable[None]]) -> Callable[[], None]:
+        async def main() -> None:
+            async with serving(*roles, **settings) as bench:
+                await body(bench)
+
+        def test() -> None:
+            asyncio.run(main())
+
+        return test
+
+    return decorate
