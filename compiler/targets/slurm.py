@@ -30,13 +30,13 @@ class Slurm:
     capabilities = Capabilities(nodes=MAX_NODES, containers=(), mixed_nodes=False)
 
     def emit(self, plan: Plan) -> Artifacts:
-        """A folder to review, and to submit with `sbatch job.sbatch` or `dynamoc submit`."""
+        """A folder to review, and to submit with `sbatch emitted/job.sbatch` or `dynamoc submit`."""
         values = _values(plan)
         inventory = msgspec.json.format(msgspec.json.encode(plan.cluster, order="sorted"), indent=2).decode() + "\n"
         return (
             Artifact(PurePosixPath("README.md"), render("slurm/README.md.j2", **values)),
             Artifact(PurePosixPath("inventory.json"), inventory),
-            Artifact(PurePosixPath("job.sbatch"), render("slurm/job.sbatch.j2", **values), EXECUTABLE),
+            Artifact(PurePosixPath("emitted/job.sbatch"), render("slurm/job.sbatch.j2", **values), EXECUTABLE),
             Artifact(PurePosixPath("plan.json"), encode_manifest(lower(plan))),
             Artifact(PurePosixPath("resolved.yaml"), RESOLVED_HEADER + to_yaml(resolved_spec(plan))),
         )

@@ -92,5 +92,6 @@ def _artifacts_in(folder: Path, cluster: Path | None) -> Artifacts:
     for needed in (SCRIPT, "plan.json"):
         if not (folder / needed).is_file():
             raise click.UsageError(f"{folder} has no {needed}: `dynamoc compile SPEC --target slurm -o {folder}`")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return tuple(Artifact(PurePosixPath(p.name), p.read_text(), p.stat().st_mode & 0o777) for p in files)
+    files = sorted(path for path in (*folder.iterdir(), *(folder / SCRIPT).parent.iterdir()) if path.is_file())
+    names = {path: PurePosixPath(path.relative_to(folder)) for path in files if not path.name.startswith(".")}
+    return tuple(Artifact(name, path.read_text(), path.stat().st_mode & 0o777) for path, name in names.items())

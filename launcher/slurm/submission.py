@@ -10,7 +10,7 @@ import msgspec
 from dynamoc.launcher.slurm import tools
 from dynamoc.launcher.slurm.receipts import Receipts
 
-SCRIPT = "job.sbatch"
+SCRIPT = "emitted/job.sbatch"
 
 
 class AmbiguousError(tools.SlurmError):

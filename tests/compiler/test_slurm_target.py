@@ -52,22 +52,23 @@ def test_artifacts_are_those_on_record(case: Path, golden: Any) -> None:
     for artifact in artifacts:
         golden.check(case / "slurm" / artifact.path, artifact.text)
 
-    assert {str(a.path) for a in artifacts} == {path.name for path in (case / "slurm").iterdir()}
+    on_record = {str(path.relative_to(case / "slurm")) for path in (case / "slurm").rglob("*") if path.is_file()}
+    assert {str(a.path) for a in artifacts} == on_record
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
 def test_scripts_are_clean(case: Path, tmp_path: Path) -> None:
     write(artifacts_of(case), tmp_path)
 
-    subprocess.run(["/bin/bash", "-n", tmp_path / "job.sbatch"], check=True, timeout=30)
-    subprocess.run([SHELLCHECK, tmp_path / "job.sbatch"], check=True, timeout=60)
+    subprocess.run(["/bin/bash", "-n", tmp_path / "emitted/job.sbatch"], check=True, timeout=30)
+    subprocess.run([SHELLCHECK, tmp_path / "emitted/job.sbatch"], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
 def test_the_job_asks_for_what_the_plan_uses(case: Path) -> None:
     files = texts(artifacts_of(case))
     manifest = decode_manifest(files["plan.json"])
-    asked = directives(files["job.sbatch"])
+    asked = directives(files["emitted/job.sbatch"])
     gpus = max((gpu + 1 for process in manifest.processes for gpu in process.gpus), default=0)
 
     assert asked["nodes"] == asked["ntasks"] == str(manifest.nodes)
@@ -77,14 +78,14 @@ def test_the_job_asks_for_what_the_plan_uses(case: Path) -> None:
 
 
 def test_directives_come_before_the_first_command() -> None:
-    lines = texts(artifacts_of(SITE))["job.sbatch"].splitlines()
+    lines = texts(artifacts_of(SITE))["emitted/job.sbatch"].splitlines()
     first = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
 
     assert all(n < first for n, line in enumerate(lines) if line.startswith("#SBATCH"))
 
 
 def test_the_site_says_the_rest() -> None:
-    asked = directives(texts(artifacts_of(SITE))["job.sbatch"])
+    asked = directives(texts(artifacts_of(SITE))["emitted/job.sbatch"])
 
     assert asked["segment"] == "2"
     assert asked["gpus-per-node"] == "4"
@@ -147,7 +148,7 @@ def test_an_edit_of_the_site_changes_only_its_lines(path: tuple[str | int, ...],
 
 
 def changed(before: Artifacts, after: Artifacts) -> set[str]:
-    old, new = (directives(texts(artifacts)["job.sbatch"]) for artifacts in (before, after))
+    old, new = (directives(texts(artifacts)["emitted/job.sbatch"]) for artifacts in (before, after))
     return {option for option in old.keys() | new.keys() if old.get(option) != new.get(option)}
 
 
