@@ -11,6 +11,9 @@ from typing import Any
 from dynamoc.compiler.gpus import find_gpu
 
 DIGEST_BYTES = 16
+LAST_PORT = 65535
+PORTS = 8192
+"""Ports from `port_base` on that plans are spread over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,11 @@ class Cluster:
     """Facts for a scheduler's target, as written: account, container runtime, mounts, interface, directives."""
     digest: str = ""
     """Names the whole inventory, also where `nodes` are only those that a plan uses."""
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """The first port that a plan may use on a node, and how many there are."""
+        return self.port_base, min(PORTS, LAST_PORT + 1 - self.port_base)
 
     def domain_nodes(self, node: Node) -> int:
         """Nodes of its kind whose GPUs reach each other over NVLink."""

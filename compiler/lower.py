@@ -13,6 +13,7 @@ from dynamoc.runtime.manifest import (
     KvSettings,
     Manifest,
     ModelRef,
+    PortRange,
     ProcessSpec,
     Role,
     WorkerSettings,
@@ -28,6 +29,7 @@ HASH_BYTES = 16
 def lower(plan: Plan) -> Manifest:
     """The manifest of a plan; equal plans give equal bytes, and `plan_hash` names them."""
     model = plan.graph.model
+    first, count = plan.cluster.port_range
     manifest = Manifest(
         version=MANIFEST_VERSION,
         name=plan.graph.name,
@@ -37,6 +39,7 @@ def lower(plan: Plan) -> Manifest:
         processes=tuple(_process(process) for process in plan.processes),
         edges=_edges(plan),
         model_root=plan.cluster.model_root,
+        port_range=PortRange(first=first, count=count),
     )
     digest = hashlib.blake2b(encode_manifest(manifest).encode(), digest_size=HASH_BYTES).hexdigest()
     return msgspec.structs.replace(manifest, plan_hash=digest)

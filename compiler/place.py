@@ -132,7 +132,9 @@ def _shares(zone: Zone, taken: Sequence[Sequence[tuple[int, int]]]) -> dict[Key,
     for unit, own in zip(zone.units, taken, strict=True):
         for replica in unit:
             gpus = [count for _, count in own] if len(unit) == 1 else [replica.needs.gpus]
-            shares[replica.key] = tuple(Share(zone.nodes[n], g) for (n, _), g in zip(own, gpus, strict=True))
+            parts = [Share(zone.nodes[n], g) for (n, _), g in zip(own, gpus, strict=True)]
+            # Schedulers number the nodes of a step in their own order, which is that of the plan's.
+            shares[replica.key] = tuple(sorted(parts, key=lambda share: share.node))
     return shares
 
 

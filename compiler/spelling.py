@@ -9,7 +9,7 @@ from typing import Any
 from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.flags import FlagTable
 from dynamoc.compiler.graph import Model, WorkerOptions
-from dynamoc.runtime.manifest import HostRef, Word
+from dynamoc.runtime.manifest import FileRef, HostRef, PortRef, Word
 
 
 def model_of(model: Model, options: WorkerOptions) -> str:
@@ -22,26 +22,41 @@ def server_of(worker: PlacedWorker) -> list[Word]:
     facts, words = worker.options.facts, list[Word]()
     if worker.options.entrypoint == "native" and worker.part == 0:
         words += [] if "host" in facts else ["--host", HostRef(node=worker.nodes[0])]
-        words += [] if "port" in facts else ["--port", str(worker.ports["http"])]
+        words += [] if "port" in facts else ["--port", PortRef(port=worker.ports["http"])]
     return words
 
 
-def spell_flags(args: Mapping[str, Any], table: FlagTable) -> Iterator[Word]:
+def served_at(worker: PlacedWorker) -> PortRef | None:
+    """The port of the engine's own server; None where it has none, or `args` fix it."""
+    listens = worker.options.entrypoint == "native" and worker.part == 0 and "port" not in worker.options.facts
+    return PortRef(port=worker.ports["http"]) if listens else None
+
+
+def spell_flags(args: Mapping[str, Any], table: FlagTable, version: str | None = None) -> Iterator[Word]:
     """`args` as words, in their own spelling: lists are several words, mappings are JSON.
 
-    True is the flag alone. False is its negation where the engine has one, else it is left out as null is: then the
-    engine's default holds, which is false.
+    True is the flag alone, False its negation where the version of the engine has one. Else False is left out, as null
+    always is: a flag that can only be switched on is off.
     """
     for key, value in args.items():
-        if value is None or value is False:
-            if value is False and table.negates(key):
-                yield f"--no-{key.lstrip('-')}"
+        name = table.says(key.lstrip("-"), value, version) if isinstance(value, bool) else key
+        if value is None or name is None:
             continue
-        yield key if key.startswith("-") else f"-{key}" if key in table.short else f"--{key}"
+        yield name if name.startswith("-") else f"-{name}" if name in table.short else f"--{name}"
         if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
             yield from (spell_value(item) for item in value)
-        elif value is not True:
+        elif isinstance(value, HostRef | PortRef | FileRef):
+            yield value
+        elif not isinstance(value, bool):
             yield spell_value(value)
+
+
+def unsaid(args: Mapping[str, Any], table: FlagTable) -> Iterator[str]:
+    """Flags that are false and have no negation, though nothing says that without them they are off."""
+    for key, value in args.items():
+        found = table.find(key)
+        if value is False and (found is None or found[0].type not in ("bool", "section")):
+            yield key
 
 
 def spell_value(value: Any) -> str:

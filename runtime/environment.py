@@ -47,6 +47,15 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("DYNAMOC_RUN_DIR", "path", None, "The run folder.", set_by_agent=True),
     Variable("DYNAMOC_NODE", "integer", "0", "Index of the node the process runs on.", int, set_by_agent=True),
+    Variable(
+        "DYNAMOC_PORT_OFFSET",
+        "integer",
+        "0",
+        "How far the run turned the plan's ports, on nodes that it shares.",
+        int,
+        set_by_agent=True,
+    ),
+    Variable("DYNAMOC_RANK", "integer", None, "Rank of the process in its MPI world.", int, set_by_agent=True),
     Variable("DYNAMOC_PROCESS", "string", None, "Name of the process in the plan.", set_by_agent=True),
 )
 

@@ -23,6 +23,8 @@ class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     AGGREGATED = "aggregated"
+    CACHE = "cache"
+    """It has no process: workers keep their own tiers."""
 
     @property
     def is_worker(self) -> bool:
@@ -131,10 +133,16 @@ class FrontendSettings(_Part, frozen=True):
 
 
 class HostRef(_Part, frozen=True, tag="host"):
-    """A word that the launcher completes: the address of a node, with `:port` where one is given."""
+    """A word that the agent completes: the address of a node, with `:port` of the plan where one is given."""
 
     node: int
     port: int | None = None
+
+
+class PortRef(_Part, frozen=True, tag="port"):
+    """A word that the agent completes: a port of the plan, where the run has it."""
+
+    port: int
 
 
 class FileRef(_Part, frozen=True, tag="file"):
@@ -143,15 +151,22 @@ class FileRef(_Part, frozen=True, tag="file"):
     name: str
 
 
-Word = str | HostRef | FileRef
+Word = str | HostRef | PortRef | FileRef
 
 
 class Launch(_Part, frozen=True):
-    """How an engine that is a program of its own is started: words after the interpreter, and files they name."""
+    """How an engine that is a program of its own is started: words after the interpreter, and files they name.
+
+    `serves` is where its server listens, None if it has none or its user fixed the port. With `mpi` its processes are
+    ranks of one MPI world, one a GPU, which a step over all nodes of the worker starts: the first rank is started with
+    the words of part 0, all others with those of part 1.
+    """
 
     words: tuple[Word, ...]
     env: dict[str, Word] = {}
     files: dict[str, str] = {}
+    serves: PortRef | None = None
+    mpi: bool = False
 
 
 class RestartPolicy(_Part, frozen=True):
@@ -193,6 +208,13 @@ class ProcessSpec(_Part, frozen=True):
     frontend: FrontendSettings | None = None
 
 
+class PortRange(_Part, frozen=True):
+    """The ports of a node that a plan may use."""
+
+    first: int = 21000
+    count: int = 8192
+
+
 class Edge(_Part, frozen=True):
     """A directed edge between components. `kind` is `request` (who calls whom) or `kv` (who sends blocks to whom)."""
 
@@ -213,6 +235,7 @@ class Manifest(_Part, frozen=True):
     processes: tuple[ProcessSpec, ...]
     edges: tuple[Edge, ...] = ()
     model_root: str = "~/.cache/dynamoc/models"
+    port_range: PortRange = PortRange()
 
     def process(self, name: str) -> ProcessSpec:
         """The process called `name`; KeyError if there is none."""

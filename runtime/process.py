@@ -20,6 +20,7 @@ import msgspec
 from dynamoc.runtime import environment
 from dynamoc.runtime.manifest import Manifest, ProcessSpec, read_manifest
 from dynamoc.runtime.plane.connection import Identity
+from dynamoc.runtime.ports import shifted
 
 PR_SET_PDEATHSIG = 1
 
@@ -108,7 +109,7 @@ def load_context(run_dir: Path, name: str) -> Context:
     """Everything a process knows at its start, from the run folder and the environment."""
     for variable in environment.unknown():
         logging.getLogger("dynamoc").warning("unknown environment variable %s is ignored", variable)
-    manifest = read_manifest(run_dir / "plan.json")
+    manifest = shifted(read_manifest(run_dir / "plan.json"), environment.read("DYNAMOC_PORT_OFFSET"))
     endpoints = msgspec.json.decode((run_dir / "endpoints.json").read_bytes(), type=dict[str, Endpoint])
     key_file = run_dir / "key"
     if key_file.stat().st_mode & 0o077:

@@ -10,12 +10,13 @@ from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, server_of, spell_flags
-from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
+from dynamoc.compiler.spelling import model_of, served_at, server_of, spell_flags
+from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.88
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
+GB = 10**9
 
 
 class Sglang(ServedEngine):
@@ -81,6 +82,21 @@ class Sglang(ServedEngine):
             kv_tokens=self.kv_tokens(options),
         )
 
+    def own_cache_bytes(self, options: WorkerOptions) -> int:
+        """Gigabytes of each rank; a ratio to the device's pool says no size."""
+        size = positive(options.facts.get("host_cache")) if options.facts.get("hierarchical_cache") else 0
+        return size * GB * options.parallel.gpus
+
+    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
+        """Whole gigabytes of each rank."""
+        return {"hierarchical_cache": True, "host_cache": size // (GB * options.parallel.gpus)}
+
+    def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
+        """Decode workers keep no prefixes."""
+        if role is Role.DECODE:
+            return "its decode workers keep no prefix cache to extend"
+        return super().refuses_cache(options, role)
+
     def told(self, options: WorkerOptions) -> dict[str, Any]:
         """Its radix cache is switched off, not on; its pool is measured in tokens."""
         told = super().told(options)
@@ -102,7 +118,7 @@ class Sglang(ServedEngine):
             if "disaggregation" not in facts:
                 more["disaggregation-mode"] = str(worker.role)
             if "bootstrap_port" not in facts and worker.role is Role.PREFILL and "bootstrap" in worker.ports:
-                more["disaggregation-bootstrap-port"] = worker.ports["bootstrap"]
+                more["disaggregation-bootstrap-port"] = PortRef(port=worker.ports["bootstrap"])
         words: list[Word] = [
             "-m",
             module,
@@ -113,7 +129,7 @@ class Sglang(ServedEngine):
         if len(worker.nodes) > 1:
             meeting = HostRef(node=worker.nodes[0], port=worker.ports["rendezvous"])
             words += ["--nnodes", str(len(worker.nodes)), "--node-rank", str(worker.part), "--dist-init-addr", meeting]
-        return Launch(words=tuple(words))
+        return Launch(words=tuple(words), serves=served_at(worker))
 
 
 DIALECT = Sglang()

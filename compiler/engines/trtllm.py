@@ -11,7 +11,7 @@ from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.rendering import to_yaml
 from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, nested, server_of
+from dynamoc.compiler.spelling import model_of, nested, served_at, server_of
 from dynamoc.runtime.manifest import FileRef, Launch, Role, Word
 
 DEFAULT_FRACTION = 0.9
@@ -75,6 +75,14 @@ class Trtllm(ServedEngine):
             kv_tokens=self.kv_tokens(options),
         )
 
+    def own_cache_bytes(self, options: WorkerOptions) -> int:
+        """Bytes of each rank."""
+        return positive(options.facts.get("host_cache")) * options.parallel.gpus
+
+    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
+        """Each rank has its part."""
+        return {"host_cache": size // options.parallel.gpus}
+
     def told(self, options: WorkerOptions) -> dict[str, Any]:
         """Its pool is measured in tokens; attention is data parallel over all of tp or not at all."""
         told = super().told(options)
@@ -100,7 +108,8 @@ class Trtllm(ServedEngine):
         else:
             words = ["-m", "tensorrt_llm.commands.serve", model, "--extra_llm_api_options", file]
             words += [*server_of(worker)]
-        return Launch(words=tuple(words), files={OPTIONS_FILE: text})
+        several = len(worker.nodes) > 1
+        return Launch(words=tuple(words), files={OPTIONS_FILE: text}, serves=served_at(worker), mpi=several)
 
 
 DIALECT = Trtllm()

@@ -8,16 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from dynamoc.compiler.dialect import PlacedWorker, Ranks
-from dynamoc.compiler.flags import Reading, convert
+from dynamoc.compiler.flags import Reading, convert, version_of
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
+from dynamoc.compiler.memory import GIB
 from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, read_mapping, server_of, spell_flags
-from dynamoc.runtime.manifest import HostRef, Launch, Role, Word
+from dynamoc.compiler.spelling import model_of, read_mapping, served_at, server_of, spell_flags
+from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.9
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
+LACKS_HOST_CACHE = (0, 11, 0)
+"""The last version of the table without `kv-offloading-size`."""
 CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector", "lmcache": "LMCacheConnectorV1"}
 TRANSPORTS = {connector.lower(): transport for transport, connector in CONNECTORS.items()}
 
@@ -105,6 +108,26 @@ class Vllm(ServedEngine):
             needs_context="context_length" in options.written or "context_length" in facts,
         )
 
+    def own_cache_bytes(self, options: WorkerOptions) -> int:
+        """Gibibytes of all ranks of a data-parallel group, unless another program keeps them."""
+        size = options.facts.get("host_cache")
+        if not isinstance(size, int | float) or options.facts.get("host_cache_backend") not in (None, "native"):
+            return 0
+        return int(size * GIB) * options.parallel.dp
+
+    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
+        """A group keeps its part of it."""
+        return {"host_cache": size / options.parallel.dp / GIB}
+
+    def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
+        """It has one KV connector, which either moves blocks to workers or keeps them."""
+        version = version_of(options.version)
+        if version is not None and version <= LACKS_HOST_CACHE:
+            return f"vllm {options.version} has no flag for it yet"
+        if role is not Role.AGGREGATED or "kv_transfer" in options.facts:
+            return "its one KV connector moves blocks between workers here"
+        return super().refuses_cache(options, role)
+
     def told(self, options: WorkerOptions) -> dict[str, Any]:
         """Experts are parallel or not; over how many ranks is not said."""
         told = super().told(options)
@@ -122,7 +145,7 @@ class Vllm(ServedEngine):
         if options.entrypoint == "dynamo":
             words = ["-m", "dynamo.vllm", "--model", model]
         words += [*spell_flags(args, self.table), *spell_flags(more, self.table), *_role(worker), *server_of(worker)]
-        return Launch(words=(*words, *_nodes(worker)))
+        return Launch(words=(*words, *_nodes(worker)), serves=served_at(worker))
 
 
 def _role(worker: PlacedWorker) -> list[Word]:
@@ -152,12 +175,12 @@ def _nodes(worker: PlacedWorker) -> list[Word]:
         if "dp_address" not in facts:
             words += ["--data-parallel-address", leader]
         if "dp_port" not in facts:
-            words += ["--data-parallel-rpc-port", str(worker.ports["rendezvous"])]
+            words += ["--data-parallel-rpc-port", PortRef(port=worker.ports["rendezvous"])]
         if worker.part and "dp_start_rank" not in facts:
             words += ["--data-parallel-start-rank", str(local * worker.part)]
     else:
         words += ["--nnodes", str(nodes), "--node-rank", str(worker.part)]
-        words += ["--master-addr", leader, "--master-port", str(worker.ports["rendezvous"])]
+        words += ["--master-addr", leader, "--master-port", PortRef(port=worker.ports["rendezvous"])]
     return [*words, "--headless"] if worker.part and not facts.get("hybrid_lb") else words
 
 

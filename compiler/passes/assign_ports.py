@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+from dynamoc.compiler.cluster import LAST_PORT
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.runtime.manifest import Role
 
-LAST_PORT = 65535
 FIRST_UNPRIVILEGED_PORT = 1024
-SPAN = 8192
-"""Ports above `port_base` that names are spread over."""
 STRIDE = 4
 """A process finds its ports beside each other."""
 
@@ -80,10 +78,9 @@ def _free_port(plan: Plan, component: Component) -> list[Remedy]:
 
 def _choose(plan: Plan, process: Process, taken: dict[tuple[int, int], Process]) -> dict[str, int] | None:
     """The ports that follow from the name; from there upwards, and around, where they are taken."""
-    base = plan.cluster.port_base
-    span = min(SPAN, LAST_PORT + 1 - base)
+    base, span = plan.cluster.port_range
     digest = hashlib.blake2b(process.name.encode(), digest_size=8).digest()
-    offset = int.from_bytes(digest) // STRIDE * STRIDE % max(span, 1)
+    offset = int.from_bytes(digest) // STRIDE * STRIDE % span
     candidates = (base + (offset + step) % span for step in range(span))
     ports = {}
     for purpose in _purposes(plan, process):
@@ -106,12 +103,12 @@ def _purposes(plan: Plan, process: Process) -> tuple[str, ...]:
 
 
 def _report_exhausted(plan: Plan, process: Process, report: Reporter) -> None:
-    base = plan.cluster.port_base
+    base, span = plan.cluster.port_range
     report.error(
         "D312",
         f"no port is left for `{process.name}` on its node",
         (process.component.at, ""),
-        notes=[f"cluster `{plan.cluster.name}` gives ports {base} to {min(base + SPAN - 1, LAST_PORT)}"],
+        notes=[f"cluster `{plan.cluster.name}` gives ports {base} to {base + span - 1}"],
         helps=["lower `port_base` of the cluster"],
         at_key=True,
     )

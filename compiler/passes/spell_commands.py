@@ -47,8 +47,11 @@ def _launch(plan: Plan, process: Process, parts: Sequence[Process]) -> Launch | 
 
 
 def _words(process: Process) -> tuple[str, ...]:
-    role = process.component.role
-    return ("-m", "dynamoc.runtime", "worker" if role.is_worker else str(role), "--name", process.name)
+    options = process.component.worker
+    program = str(process.component.role)
+    if options is not None:
+        program = "launch" if dialect(options.engine).capabilities.external else "worker"
+    return ("-m", "dynamoc.runtime", program, "--name", process.name)
 
 
 def _environment(process: Process) -> dict[str, str]:

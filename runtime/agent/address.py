@@ -1,4 +1,4 @@
-"""`python -m dynamoc.runtime.agent.address`: under which address the other nodes of a job reach this one."""
+"""`python -m dynamoc.runtime.agent.address`: where other nodes of a job reach this one, and which ports are free."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from dynamoc.runtime.agent.places import free_offsets
+from dynamoc.runtime.manifest import ManifestError, read_manifest
 
 SIOCGIFADDR = 0x8915
 ANYWHERE = "192.0.2.1"
@@ -22,17 +26,28 @@ class AddressError(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the address; 2 if there is none."""
+    """Print the address and, where asked, the port offsets that suit this node; 2 if there is no address."""
     parser = argparse.ArgumentParser(prog="dynamoc.runtime.agent.address")
     parser.add_argument("--interface", help="the network interface; that of the route to a peer if left out")
-    parser.add_argument("nodes", nargs="*", help="names of the nodes, this one among them")
+    parser.add_argument("--plan", type=Path, help="the manifest, where the nodes are shared with other runs")
+    parser.add_argument("--seed", default="", help="what tells this run from others")
+    parser.add_argument("nodes", nargs="*", help="names of the nodes of the plan in order, this one among them")
     options = parser.parse_args(argv)
     try:
-        print(usable(of_interface(options.interface) if options.interface else of_route(options.nodes)))
-    except AddressError as error:
+        address = usable(of_interface(options.interface) if options.interface else of_route(options.nodes))
+        offsets = _offsets(options, address) if options.plan is not None else []
+        print(address, *offsets)
+    except (AddressError, ManifestError, OSError) as error:
         print(f"{os.uname().nodename}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _offsets(options: argparse.Namespace, address: str) -> list[int]:
+    name = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+    if name not in options.nodes:
+        raise AddressError(f"{name} is none of the nodes {' '.join(options.nodes)}")
+    return [*free_offsets(read_manifest(options.plan), options.nodes.index(name), address, options.seed)]
 
 
 def of_interface(name: str) -> str:

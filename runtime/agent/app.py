@@ -22,6 +22,7 @@ from dynamoc.runtime.agent.reaper import Reaper
 from dynamoc.runtime.agent.record import ProcessStatus, Record, RunStatus, State, node_file, read_status
 from dynamoc.runtime.agent.supervisor import ProcessError, Supervisor
 from dynamoc.runtime.manifest import Manifest, ManifestError, ProcessSpec, read_manifest
+from dynamoc.runtime.ports import shifted
 
 WARDEN_LIMIT_S = 12.0
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """0 after a drain that was asked for, 1 if the run failed, 2 if the agent was started wrongly."""
     try:
         options = _options(argv)
-        manifest = read_manifest(options.run_dir / "plan.json")
+        manifest = shifted(read_manifest(options.run_dir / "plan.json"), options.port_offset)
         hosts = _hosts(options, manifest)
         with _lock(options.run_dir, options.node):
             return asyncio.run(_run(options, manifest, hosts))
@@ -52,6 +53,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--run-dir", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--node", type=int, required=True, help="index of this node in the plan")
     parser.add_argument("--hosts", default="", help="address of every node of the plan, in order, by commas")
+    parser.add_argument("--port-offset", type=int, default=0, help="how far the run turned the plan's ports")
     parser.add_argument("--stop-on-eof", action="store_true", help="drain when standard input ends")
     return parser.parse_args(argv)
 
@@ -87,7 +89,8 @@ async def _run(options: argparse.Namespace, manifest: Manifest, hosts: tuple[str
     try:
         check_ports(manifest, node, hosts[node])
         write_endpoints(run_dir, manifest, hosts)
-        await Agent(run_dir, manifest, node, record, before).run(options.stop_on_eof)
+        home = Home(run_dir, node, os.environ, options.port_offset)
+        await Agent(home, manifest, record, before).run(options.stop_on_eof)
     except (RunError, PortTakenError) as failure:
         record.run("failed", State.FAILED, str(failure))
         print(f"dynamoc agent: {failure}", file=sys.stderr)
@@ -130,17 +133,17 @@ def _first_status(manifest: Manifest, node: int, hosts: Sequence[str], before: R
 class Agent:
     """All processes of one node, from the first start to the last exit."""
 
-    def __init__(self, run_dir: Path, manifest: Manifest, node: int, record: Record, before: RunStatus | None) -> None:
+    def __init__(self, home: Home, manifest: Manifest, record: Record, before: RunStatus | None) -> None:
         self._record = record
-        self._run_dir = run_dir
-        self._home = Home(run_dir, node, os.environ)
+        self._run_dir = home.run_dir
+        self._home = home
         self._reaper = Reaper(asyncio.get_running_loop())
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._heard: set[int] = set()
         self._supervisors = tuple(
-            Supervisor(spec, _next_incarnation(before, spec.name), self._launch, record, run_dir)
-            for spec in manifest.on_node(node)
+            Supervisor(spec, _next_incarnation(before, spec.name), self._launch, record, home.run_dir)
+            for spec in manifest.on_node(home.node)
         )
 
     async def run(self, stop_on_eof: bool) -> None:

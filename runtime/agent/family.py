@@ -23,6 +23,11 @@ def _is_kin(pid: int, marks: frozenset[bytes], session: int | None) -> bool:
     return session is not None and int(sid) == session and state != "Z"
 
 
+def carries(pid: int, marks: Mapping[str, str]) -> bool:
+    """Whether a living process of this user has all `marks` in its environment."""
+    return _is_kin(pid, frozenset(f"{name}={value}".encode() for name, value in marks.items()), None)
+
+
 def family(marks: Mapping[str, str], session: int | None = None) -> Iterator[int]:
     """Living processes of this user that carry all `marks` in their environment, or are in `session`."""
     wanted = frozenset(f"{name}={value}".encode() for name, value in marks.items())

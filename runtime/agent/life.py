@@ -25,6 +25,8 @@ NOTIFY_FD = 3
 MAX_LINE_BYTES = 64 * 1024
 BURIAL_LIMIT_S = 5.0
 CUDA = "CUDA_VISIBLE_DEVICES"
+NO_DEVICE_FILES = "NoDevFiles"
+"""What Slurm says where it counts GPUs without knowing them."""
 
 INHERITED = frozenset(
     {"HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"}
@@ -53,6 +55,7 @@ class Home:
     run_dir: Path
     node: int
     environ: Mapping[str, str]
+    port_offset: int = 0
 
     @property
     def marks(self) -> dict[str, str]:
@@ -65,12 +68,19 @@ class Home:
         return {
             **kept,
             **spec.env,
-            CUDA: visible_gpus(spec, self.environ.get(CUDA)),
+            CUDA: visible_gpus(spec, allotted_gpus(self.environ)),
             **self.marks,
+            "DYNAMOC_PORT_OFFSET": str(self.port_offset),
             "DYNAMOC_PROCESS": spec.name,
             "DYNAMOC_INCARNATION": str(incarnation),
             "DYNAMOC_NOTIFY_FD": str(NOTIFY_FD),
         }
+
+
+def allotted_gpus(environ: Mapping[str, str]) -> str | None:
+    """The GPUs that a scheduler gave this node, in its own words; None where nobody said."""
+    said = (environ[name] for name in (CUDA, "SLURM_STEP_GPUS", "SLURM_JOB_GPUS") if name in environ)
+    return next((gpus for gpus in said if gpus != NO_DEVICE_FILES), None)
 
 
 def visible_gpus(spec: ProcessSpec, allotted: str | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from dynamoc.runtime.agent.record import write_atomically
-from dynamoc.runtime.manifest import Manifest
+from dynamoc.runtime.manifest import Manifest, Role
+from dynamoc.runtime.ports import candidates, shifted
 from dynamoc.runtime.process import Endpoint
 
 LISTEN = "0A"
@@ -40,14 +41,29 @@ def check_ports(manifest: Manifest, node: int, host: str) -> None:
     problems = []
     for spec in manifest.on_node(node):
         for purpose, port in spec.ports.items():
-            try:
-                # As servers do it: a connection in TIME_WAIT is no obstacle, a listener is.
-                socket.create_server((host, port), reuse_port=False).close()
-            except OSError as error:
+            error = _cannot_bind(host, port)
+            if error is not None:
                 reason = _holder(port) or (error.strerror or str(error)).lower()
                 problems.append(f"port {port} (`{purpose}` of `{spec.name}`) on {host} cannot be bound: {reason}")
     if problems:
         raise PortTakenError("\n".join(problems))
+
+
+def free_offsets(manifest: Manifest, node: int, host: str, seed: str) -> Iterator[int]:
+    """Offsets at which every port of the node that is the plan's to choose can be bound now."""
+    for offset in candidates(manifest, seed):
+        specs = [spec for spec in shifted(manifest, offset).on_node(node) if spec.role is not Role.FRONTEND]
+        if not any(_cannot_bind(host, port) for spec in specs for port in spec.ports.values()):
+            yield offset
+
+
+def _cannot_bind(host: str, port: int) -> OSError | None:
+    try:
+        # As servers do it: a connection in TIME_WAIT is no obstacle, a listener is.
+        socket.create_server((host, port), reuse_port=False).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _holder(port: int) -> str | None:
