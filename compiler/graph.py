@@ -160,6 +160,9 @@ class Edge:
     at: Path = field(compare=False, repr=False, default=())
 
 
+DEFAULT_TOOL = "builtin"
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """The traffic the user expects: lengths in tokens, requests in flight, requests per second (`inf`: all at once)."""
@@ -169,7 +172,17 @@ class Load:
     concurrency: tuple[int, ...] = ()
     concurrency_per_gpu: float | None = None
     request_rate: float | None = None
+    requests: int | None = None
+    warmup_requests: int | None = None
+    shared_prefix: float = 0.0
+    seed: int = 0
+    tool: str = DEFAULT_TOOL
     at: Path = field(compare=False, repr=False, default=())
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it says how hard to push. Without, it is only expected, and nobody makes requests."""
+        return bool(self.concurrency) or self.concurrency_per_gpu is not None or self.request_rate is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from dynamoc.compiler.units import as_written
 from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
 
 DEFAULT_PORT = 8000
+LOAD_FIELDS = ("requests", "warmup_requests", "shared_prefix", "seed", "tool")
 KV_POLICY_FIELDS = ("overlap_credit", "prefill_load_scale", "temperature")
 Settings = TypeVar("Settings", FrontendSettings, RouterSettings)
 
@@ -47,7 +48,7 @@ def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
         same_node=_same_node(spec, report),
         reserve_nodes=(spec.placement.reserve_nodes if spec.placement is not None else None) or 0,
         time_limit_s=spec.time_limit,
-        load=None if spec.load is None else _load(spec.load),
+        load=None if spec.load is None else _load(spec.load, report),
         allow=allowed,
     )
 
@@ -60,11 +61,16 @@ def _model(model: ModelSpec, geometry: Geometry | None) -> Model:
     return Model(ref, served, model.revision, model.path, geometry, model.precision, at=("model",))
 
 
-def _load(load: LoadSpec) -> Load:
+def _load(load: LoadSpec, report: Reporter) -> Load:
     several = load.concurrency if isinstance(load.concurrency, list) else [load.concurrency]
     concurrency = tuple(int(number) for number in several if number is not None)
     rate = None if load.request_rate is None else float(load.request_rate)
-    return Load(int(load.isl), int(load.osl), concurrency, load.concurrency_per_gpu, rate, at=("load",))
+    how = {name: plain(value) for name in LOAD_FIELDS if (value := getattr(load, name)) is not None}
+    found = Load(int(load.isl), int(load.osl), concurrency, load.concurrency_per_gpu, rate, **how, at=("load",))
+    if not found.is_made:
+        for name in how:
+            _no_effect(("load", name), "the load has neither `concurrency` nor `request_rate`: none is made", report)
+    return found
 
 
 def _geometry(spec: Spec, report: Reporter, models: ModelLibrary) -> Geometry | None:

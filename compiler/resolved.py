@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.graph import Component, Edge, Graph, Load, WorkerOptions
+from dynamoc.compiler.graph import DEFAULT_TOOL, Component, Edge, Graph, Load, WorkerOptions
 from dynamoc.compiler.plan import Plan
 from dynamoc.runtime.manifest import FrontendSettings, RouterSettings
 
@@ -65,6 +65,11 @@ def _load(load: Load) -> dict[str, Any]:
         "concurrency": list(load.concurrency) or None,
         "concurrency_per_gpu": load.concurrency_per_gpu,
         "request_rate": "inf" if rate == math.inf else rate,
+        "requests": load.requests,
+        "warmup_requests": load.warmup_requests,
+        "shared_prefix": load.shared_prefix or None,
+        "seed": load.seed or None,
+        "tool": None if load.tool == DEFAULT_TOOL else load.tool,
     }
 
 

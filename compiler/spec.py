@@ -261,6 +261,21 @@ class LoadSpec(_Part):
     request_rate: RequestRate | None = Field(
         default=None, description="Requests per second, or `inf`.", examples=["inf"]
     )
+    requests: Positive | None = Field(
+        default=None, description="Requests of one load point; 10 for each in flight if left out.", examples=[160]
+    )
+    warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None, description="Requests before those that count; one for each in flight if left out.", examples=[4]
+    )
+    shared_prefix: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Share of each prompt that is the same in all of them; 0 if left out.", examples=[0.5]
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
+        default=None, description="Of prompts and arrival times; 0 if left out.", examples=[7]
+    )
+    tool: Literal["builtin", "aiperf"] | None = Field(
+        default=None, description="What makes the requests; `builtin` if left out.", examples=["builtin"]
+    )
 
 
 class AllowSpec(_Part):

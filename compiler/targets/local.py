@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from dynamoc.compiler.artifacts import Artifact, Artifacts
+from dynamoc.compiler.load_plan import gpus_working, load_artifacts
 from dynamoc.compiler.lower import lower
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.compiler.rendering import render, to_yaml
@@ -31,6 +32,7 @@ class Local:
         return (
             Artifact(PurePosixPath("README.md"), render("local/README.md.j2", **values)),
             Artifact(PurePosixPath("inventory.json"), _json(plan.cluster)),
+            *load_artifacts(plan, gpus_working(plan)),
             Artifact(PurePosixPath("plan.json"), encode_manifest(lower(plan))),
             Artifact(PurePosixPath("resolved.yaml"), RESOLVED_HEADER + to_yaml(resolved_spec(plan))),
             Artifact(PurePosixPath("up.sh"), render("local/up.sh.j2", **values), EXECUTABLE),

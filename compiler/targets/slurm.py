@@ -10,6 +10,7 @@ import msgspec
 
 from dynamoc.compiler.artifacts import Artifact, Artifacts
 from dynamoc.compiler.directives import Directive, directives, drain_s, gpus_of_a_node
+from dynamoc.compiler.load_plan import load_artifacts
 from dynamoc.compiler.lower import lower
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.compiler.rendering import render, to_yaml
@@ -37,6 +38,7 @@ class Slurm:
             Artifact(PurePosixPath("README.md"), render("slurm/README.md.j2", **values)),
             Artifact(PurePosixPath("inventory.json"), inventory),
             Artifact(PurePosixPath("emitted/job.sbatch"), render("slurm/job.sbatch.j2", **values), EXECUTABLE),
+            *load_artifacts(plan, plan.nodes * gpus_of_a_node(plan)),
             Artifact(PurePosixPath("plan.json"), encode_manifest(lower(plan))),
             Artifact(PurePosixPath("resolved.yaml"), RESOLVED_HEADER + to_yaml(resolved_spec(plan))),
         )

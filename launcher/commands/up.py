@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dynamoc.compiler.artifacts import Artifacts
+    from dynamoc.compiler.load_plan import LoadPlan
     from dynamoc.launcher.local import LocalRun
 
 WATCH_S = 0.25
@@ -31,7 +32,8 @@ INTERRUPTED = 130
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1), help="Length of an answer.")
 @click.option("--runs-dir", default="runs", show_default=True, type=click.Path(path_type=Path), help="For run folders.")
 @click.option("--port-base", type=click.IntRange(1024, 65000), help="First port the plan may use on a node.")
-@click.option("--keep", is_flag=True, help="After --ask, keep serving until Ctrl-C.")
+@click.option("--load", "with_load", is_flag=True, help="Make the load of the spec, show results, and stop.")
+@click.option("--keep", is_flag=True, help="After --ask or --load, keep serving until Ctrl-C.")
 def command(
     spec: Path,
     cluster: Path | None,
@@ -39,12 +41,14 @@ def command(
     max_tokens: int,
     runs_dir: Path,
     port_base: int | None,
+    with_load: bool,
     keep: bool,
 ) -> None:
     """Compile SPEC for this machine and run it until Ctrl-C."""
     from rich.console import Console
 
     from dynamoc.launcher.asking import AskError
+    from dynamoc.launcher.load.point import LoadError, read_load
     from dynamoc.launcher.local import LocalRun, RunFailedError
     from dynamoc.launcher.runs import RunFolderError, create_run, manifest_of
     from dynamoc.launcher.scraping import ScrapeError
@@ -54,10 +58,12 @@ def command(
         signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False, soft_wrap=True)
     try:
+        if with_load and not any(str(artifact.path) == "load.json" for artifact in artifacts):
+            raise click.UsageError("`--load` needs a spec whose `load` has a `concurrency` or a `request_rate`")
         folder = create_run(runs_dir, artifacts)
         run = LocalRun(folder, manifest_of(folder))
-        status = serve(run, console, questions, max_tokens, keep)
-    except (RunFolderError, RunFailedError, AskError, ScrapeError) as error:
+        status = serve(run, console, questions, max_tokens, read_load(folder) if with_load else None, keep=keep)
+    except (RunFolderError, RunFailedError, AskError, ScrapeError, LoadError) as error:
         _complain(console, str(error))
         status = 1
     sys.exit(status)
@@ -80,8 +86,10 @@ def compile_here(spec: Path, cluster: Path | None, port_base: int | None) -> Art
     return emit(inputs.source, plan, target, inputs.models)
 
 
-def serve(run: LocalRun, console: Console, questions: Sequence[str], max_tokens: int, keep: bool) -> int:
-    """Start, announce, ask, serve and drain; the exit status of the command."""
+def serve(
+    run: LocalRun, console: Console, questions: Sequence[str], max_tokens: int, load: LoadPlan | None, *, keep: bool
+) -> int:
+    """Start, announce, ask, make the load, serve and drain; the exit status of the command."""
     from dynamoc.launcher.board import board
     from dynamoc.launcher.interview import interview
 
@@ -94,8 +102,12 @@ def serve(run: LocalRun, console: Console, questions: Sequence[str], max_tokens:
         announce(run, console)
         if questions:
             faults = interview(run, console, questions, max_tokens)
+        if load is not None:
+            from dynamoc.launcher.load.shown import make_load  # a client, a tokenizer: only where there is a load
+
+            faults += make_load(run, load, console)
         served = True
-        if keep or not questions:
+        if keep or not (questions or load):
             watch(run, console)
     except KeyboardInterrupt:
         console.print("\ndraining; Ctrl-C again to hurry")

@@ -1,0 +1,52 @@
+"""What makes the requests: the seam behind which the built-in client and others look alike."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target
+
+GENERATORS: Mapping[str, str] = {"builtin": "dynamoc.launcher.load.builtin"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a generator saw of one point, warm-up left out. Times on the wall clock, in seconds."""
+
+    records: tuple[RequestRecord, ...]
+    started: float
+    ended: float
+    complete: bool
+    """Whether every request was made and answered before the deadline."""
+    client_limited: bool = False
+
+
+class LoadGenerator(Protocol):
+    """One per tool; the implementers are modules' `GENERATOR`."""
+
+    name: str
+    version: str
+
+    def run(self, point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> Measured:
+        """Make the load of a point; the tool's own files go to `folder`, which is there and empty.
+
+        Ends after `deadline_s` at the latest. What goes wrong with a request is in its record; LoadError is for what
+        keeps the tool itself from working.
+        """
+        ...
+
+
+def load_generator(name: str) -> LoadGenerator:
+    """A registered generator; LoadError otherwise."""
+    if name not in GENERATORS:
+        known = ", ".join(f"`{tool}`" for tool in GENERATORS)
+        raise LoadError(f"there is no load tool `{name}` here; this version has {known}")
+    try:
+        found: LoadGenerator = importlib.import_module(GENERATORS[name]).GENERATOR
+    except ImportError as error:
+        raise LoadError(f"the load tool `{name}` is not installed: {error}") from error
+    return found

@@ -1,0 +1,1 @@
+"""What a run measured, in one shape whatever tool measured it."""
