@@ -135,6 +135,11 @@ class OwnEngine:
         del options
         return ()
 
+    def unsaid(self, options: WorkerOptions) -> tuple[str, ...]:
+        """Their options are data."""
+        del options
+        return ()
+
     def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
         """The worker's own; a worker is one process."""
         del role, leads, nodes
@@ -178,6 +183,10 @@ class EngineDialect(Protocol):
 
     def unspelled(self, options: WorkerOptions) -> tuple[str, ...]:
         """Facts of the spec that the engine cannot be told."""
+        ...
+
+    def unsaid(self, options: WorkerOptions) -> tuple[str, ...]:
+        """Keys of `args` that its command leaves out, though that may not be what they say."""
         ...
 
     def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:

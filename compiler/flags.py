@@ -16,7 +16,9 @@ from typing import Any
 from dynamoc.compiler.diagnostics import Path
 
 FOLDER = File(__file__).parent.parent / "specs/engines"
-_NUMBERS = re.compile(r"[0-9]+")
+_VERSION = re.compile(r"v?([0-9]{1,9}(?:\.[0-9]{1,9})*)(?:\.?(?:rc|a|b)([0-9]{1,9}))?", re.ASCII)
+PARTS = 4
+"""Numbers of a version that are compared."""
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 _LENGTH = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([kKmM]?)", re.ASCII)
 LENGTHS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
@@ -38,6 +40,9 @@ class Flag:
     gone: str | None = None
     renamed: str | None = None
     new: str | None = None
+    negatable: bool = False
+    """It also comes as `no-<flag>`, in versions after `switch`, where that is known."""
+    switch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +64,10 @@ class FlagTable:
 
     engine: str
     flags: Mapping[str, Flag]
-    negatable: bool = False
-    """A boolean flag also comes as `no-<flag>`."""
     abbreviates: bool = False
     """The beginning of a flag stands for it where no other begins so."""
     short: frozenset[str] = frozenset()
     """Names that are written with one dash."""
-    switches: frozenset[str] = frozenset()
-    """Boolean flags that only switch something on."""
 
     def find(self, name: str) -> tuple[Flag, bool] | None:
         """The flag of a name in any spelling, and whether the name negates it."""
@@ -74,16 +75,35 @@ class FlagTable:
         flag = self.flags.get(folded)
         if flag is not None:
             return flag, False
-        if self.abbreviates:
-            longer = {flag.name: flag for known, flag in self.flags.items() if known.startswith(folded)}
-            return (next(iter(longer.values())), False) if len(longer) == 1 else None
-        positive = self.flags.get(folded.removeprefix("no_")) if self.negatable and folded[:3] == "no_" else None
-        return (positive, True) if positive is not None and positive.type == "bool" else None
+        positive = self.flags.get(folded.removeprefix("no_")) if folded[:3] == "no_" else None
+        if positive is not None and positive.negatable and folded.removeprefix("no_") not in self.short:
+            return positive, True
+        longer = {
+            flag.name: flag for known, flag in self.flags.items() if self.abbreviates and known.startswith(folded)
+        }
+        return (next(iter(longer.values())), False) if len(longer) == 1 else None
 
-    def negates(self, name: str) -> bool:
-        """Whether `no-<name>` is a flag too."""
-        flag = self.flags.get(fold(name))
-        return self.negatable and flag is not None and flag.type == "bool" and fold(name) not in self.switches
+    def says(self, name: str, value: bool, version: str | None) -> str | None:
+        """The flag that says whether something holds; None where only its absence says it does not.
+
+        Of a version that is not known the newest is thought.
+        """
+        found = self.find(name)
+        if found is None:
+            return name if value else None
+        flag, negated = found
+        if value is not negated:
+            return name if value else flag.name
+        runs, lacks = version_of(version), version_of(flag.switch)
+        if not flag.negatable or (runs is not None and lacks is not None and runs <= lacks):
+            return None
+        return name if value else f"no-{flag.name}"
+
+    def lacks(self, name: str, version: str | None) -> bool:
+        """Whether a version is known not to have a flag, yet or any more."""
+        flag, runs = self.flags[fold(name)], version_of(version)
+        gone, new = version_of(flag.gone), version_of(flag.new)
+        return runs is not None and ((gone is not None and runs >= gone) or (new is not None and runs <= new))
 
     def read(self, args: Mapping[str, Any]) -> Reading:
         """What `args` say; never fails."""
@@ -168,18 +188,13 @@ def _float(value: Any) -> tuple[bool, Any]:
 
 
 def version_of(text: str | None) -> tuple[int, ...] | None:
-    """`v0.5.8.post1` as numbers, as far as they go: (0, 5, 8); None where nothing can be compared."""
-    if text is None or not text.lstrip("v")[:1].isdigit():
+    """`v0.5.8.post1` as numbers that compare, `1.3.0rc2` before `1.3.0`; None where nothing can be compared."""
+    match = _VERSION.match(text or "")
+    if match is None:
         return None
-    parts: list[int] = []
-    for part in text.lstrip("v").split("."):
-        match = _NUMBERS.match(part)
-        if match is None:
-            break
-        parts.append(int(match[0]))
-        if match[0] != part:
-            break
-    return tuple(parts)
+    release = [int(part) for part in match[1].split(".")][:PARTS]
+    release += [0] * (PARTS - len(release))
+    return (*release, -1, int(match[2])) if match[2] else (*release, 0)
 
 
 @cache
@@ -205,11 +220,11 @@ def build_table(engine: str, data: Mapping[str, Any]) -> FlagTable:
                 flags[fold(name)] = replace(flags[fold(name)], **{field_name: version})
     for name, other in (data.get("renamed") or {}).items():
         flags[fold(name)] = replace(flags[fold(name)], renamed=other)
-    return FlagTable(
-        engine,
-        flags,
-        negatable=data["negatable"],
-        abbreviates=data.get("abbreviates", False),
-        short=frozenset(data.get("short", ())),
-        switches=frozenset(fold(name) for name in data.get("switches", ())),
-    )
+    last_switch = {name: version for version, names in (data.get("switches") or {}).items() for name in names}
+    for name in data.get("negatable", ()):
+        flags |= {
+            known: replace(flag, negatable=True, switch=last_switch.get(name))
+            for known, flag in flags.items()
+            if fold(flag.name) == fold(name)
+        }
+    return FlagTable(engine, flags, abbreviates=data.get("abbreviates", False), short=frozenset(data.get("short", ())))

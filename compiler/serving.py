@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dynamoc.compiler.dialect import EngineCapabilities, Ranks, kv_format
@@ -10,7 +10,8 @@ from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
 from dynamoc.compiler.graph import SIZES, Parallelism, WorkerOptions
-from dynamoc.runtime.manifest import Role
+from dynamoc.compiler.spelling import spell_flags, unsaid
+from dynamoc.runtime.manifest import Role, Word
 
 SERVED = EngineCapabilities(
     devices=("cuda",),
@@ -94,6 +95,14 @@ class ServedEngine:
         untold = {fact: value for fact, value in self.told(options).items() if fact not in options.facts}
         spelled = {fact: self.table.spelling(fact) for fact in untold}
         return {flag: untold[fact] for fact, flag in spelled.items() if flag is not None}
+
+    def words(self, flags: Mapping[str, Any], options: WorkerOptions) -> Iterator[Word]:
+        """Flags as words of its version's command."""
+        return spell_flags(flags, self.table, options.version)
+
+    def unsaid(self, options: WorkerOptions) -> tuple[str, ...]:
+        """Flags that are false, which none of its words can say."""
+        return tuple(unsaid(options.args, self.table))
 
     def unspelled(self, options: WorkerOptions) -> tuple[str, ...]:
         """Facts of the spec for which the engine has no flag."""

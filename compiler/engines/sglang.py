@@ -10,7 +10,7 @@ from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, served_at, server_of, spell_flags
+from dynamoc.compiler.spelling import model_of, served_at, server_of
 from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.88
@@ -122,8 +122,8 @@ class Sglang(ServedEngine):
         words: list[Word] = [
             "-m",
             module,
-            *spell_flags(options.args, self.table),
-            *spell_flags(more, self.table),
+            *self.words(options.args, options),
+            *self.words(more, options),
             *server_of(worker),
         ]
         if len(worker.nodes) > 1:

@@ -91,6 +91,11 @@ class Trtllm(ServedEngine):
             told["dp_attention"] = told.pop("dp") > 1
         return told
 
+    def unsaid(self, options: WorkerOptions) -> tuple[str, ...]:
+        """Its file says all of them."""
+        del options
+        return ()
+
     def command(self, worker: PlacedWorker) -> Launch | None:
         """All of `args` are in a file, so that nested values arrive as they were written.
 

@@ -13,14 +13,15 @@ from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.memory import GIB
 from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, read_mapping, served_at, server_of, spell_flags
+from dynamoc.compiler.spelling import model_of, read_mapping, served_at, server_of
 from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.9
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
-LACKS_HOST_CACHE = (0, 11, 0)
-"""The last version of the table without `kv-offloading-size`."""
+HOST_CACHE = "kv-offloading-size"
+SHARES_HOST_CACHE = (0, 26, 0)
+"""From here on its host tier is a file in /dev/shm that all ranks map (its pull request 50094)."""
 CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector", "lmcache": "LMCacheConnectorV1"}
 TRANSPORTS = {connector.lower(): transport for transport, connector in CONNECTORS.items()}
 
@@ -115,14 +116,18 @@ class Vllm(ServedEngine):
             return 0
         return int(size * GIB) * options.parallel.dp
 
+    def keeps_tier_in_shm(self, options: WorkerOptions) -> bool:
+        """Ranks share one file."""
+        version = version_of(options.version)
+        return version is not None and version >= SHARES_HOST_CACHE
+
     def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
         """A group keeps its part of it."""
         return {"host_cache": size / options.parallel.dp / GIB}
 
     def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
         """It has one KV connector, which either moves blocks to workers or keeps them."""
-        version = version_of(options.version)
-        if version is not None and version <= LACKS_HOST_CACHE:
+        if self.table.lacks(HOST_CACHE, options.version):
             return f"vllm {options.version} has no flag for it yet"
         if role is not Role.AGGREGATED or "kv_transfer" in options.facts:
             return "its one KV connector moves blocks between workers here"
@@ -144,7 +149,7 @@ class Vllm(ServedEngine):
         words: list[Word] = ["-m", "vllm.entrypoints.cli.main", "serve", model]
         if options.entrypoint == "dynamo":
             words = ["-m", "dynamo.vllm", "--model", model]
-        words += [*spell_flags(args, self.table), *spell_flags(more, self.table), *_role(worker), *server_of(worker)]
+        words += [*self.words(args, options), *self.words(more, options), *_role(worker), *server_of(worker)]
         return Launch(words=(*words, *_nodes(worker)), serves=served_at(worker))
 
 

@@ -30,6 +30,8 @@ def check_flags(graph: Graph, report: Reporter) -> Graph:
         at: Path = (*component.at, "args")
         for path in options.reading.unknown:
             report.leave_unchecked(f"{spell((*at, *path))}: not a flag that is known of {options.engine}")
+        for key in dialect(options.engine).unsaid(options):
+            report.leave_unchecked(f"{spell((*at, key))}: {options.engine} is not told what is `false`")
         for path in options.reading.mistyped:
             _report_type(component, options, path, report)
         for first, second in options.reading.clashes:

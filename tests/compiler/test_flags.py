@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynamoc.compiler.dialect import DIALECTS, dialect
 from dynamoc.compiler.flags import FlagTable, build_table, convert, fold, table, version_of
-from dynamoc.compiler.spelling import nested, spell_flags
+from dynamoc.compiler.spelling import nested, spell_flags, unsaid
 
 SERVED = [name for name in DIALECTS if dialect(name).capabilities.external]
 
@@ -86,10 +86,24 @@ def test_values_may_be_written_as_on_a_command_line(value: Any, kind: str, expec
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("0.24.0", (0, 24, 0)), ("v0.5.8.post1", (0, 5, 8)), ("1.3.0rc2", (1, 3, 0)), ("nightly", None), (None, None)],
+    [
+        ("0.24.0", (0, 24, 0, 0, 0)),
+        ("v0.5.8.post1", (0, 5, 8, 0, 0)),
+        ("0.5.10-cu130", (0, 5, 10, 0, 0)),
+        ("1.3.0rc2", (1, 3, 0, 0, -1, 2)),
+        ("0.17.2rc1.dev2746+g20b", (0, 17, 2, 0, -1, 1)),
+        ("nightly", None),
+        (None, None),
+    ],
 )
 def test_versions_compare_as_numbers(text: str | None, expected: tuple[int, ...] | None) -> None:
     assert version_of(text) == expected
+
+
+def test_what_comes_before_a_release_is_older_than_it() -> None:
+    ordered = ["0.5.9", "0.5.10rc1", "0.5.10", "0.5.10.1", "1.3.0rc9", "1.3.0rc21", "1.3", "1.3.1"]
+
+    assert sorted(ordered, key=lambda text: version_of(text) or ()) == ordered
 
 
 @pytest.mark.parametrize("engine", SERVED)
@@ -123,6 +137,9 @@ def test_versions_of_flags_are_those_of_the_engine() -> None:
     assert table("vllm").flags["data_parallel_hybrid_lb"].new == "0.8.5"
     assert table("sglang").flags["enable_deepep_moe"].gone == "0.5.5"
     assert table("sglang").flags["enable_deepep_moe"].renamed == "moe-a2a-backend"
+    assert table("trtllm").flags["build_config"].gone == "1.3.0rc21"
+    assert table("trtllm").flags["cuda_graph_config.padding_enabled"].renamed == "cuda_graph_config.enable_padding"
+    assert table("trtllm").flags["nvfp4_gemm_config"].new == "1.1.0"
 
 
 def spelled(args: dict[str, Any], engine: str = "vllm") -> list[Any]:
@@ -132,11 +149,26 @@ def spelled(args: dict[str, Any], engine: str = "vllm") -> list[Any]:
 def test_words_of_a_command() -> None:
     assert spelled({"tp": 2}) == ["-tp", "2"]
     assert spelled({"enforce-eager": True, "seed": None}) == ["--enforce-eager"]
-    assert spelled({"async-scheduling": False, "enforce-eager": False}) == ["--no-async-scheduling"]
+    assert spelled({"async-scheduling": False, "headless": False}) == ["--no-async-scheduling"]
+    assert spelled({"ep": False, "no-enable-dbo": False}) == ["--no-enable-expert-parallel", "--enable-dbo"]
     assert spelled({"skip-tokenizer-init": False}, "sglang") == []
+    assert spelled({"lora-strict-loading": False}, "sglang") == ["--no-lora-strict-loading"]
     assert spelled({"cuda-graph-bs": [1, 2]}, "sglang") == ["--cuda-graph-bs", "1", "2"]
     assert spelled({"compilation-config": {"mode": 0}}) == ["--compilation-config", '{"mode":0}']
     assert spelled({"max_num_seqs": 3}) == ["--max_num_seqs", "3"]
+
+
+def test_a_flag_is_negated_where_its_version_can() -> None:
+    flags = {"enforce-eager": False, "enable-prefix-caching": False}
+
+    assert list(spell_flags(flags, table("vllm"), "0.8.5")) == ["--no-enable-prefix-caching"]
+    assert list(spell_flags(flags, table("vllm"), "0.11.0")) == ["--no-enforce-eager", "--no-enable-prefix-caching"]
+
+
+def test_what_is_false_and_said_by_no_word_is_named() -> None:
+    flags = {"headless": False, "enable-lora": False, "novel": False, "seed": False, "x": None}
+
+    assert list(unsaid(flags, table("vllm"))) == ["novel", "seed"]
 
 
 def test_flags_join_the_sections_that_are_there() -> None:
@@ -169,7 +201,8 @@ def test_anything_can_be_read_and_sized(engine: str, args: dict[str, Any]) -> No
 
 def test_a_table_of_an_engine_is_data() -> None:
     data = {
-        "negatable": True,
+        "negatable": ["quick"],
+        "switches": {"1.0": ["quick"]},
         "facts": {"world-size": {"fact": "tp", "type": "int", "aliases": ["ws"]}},
         "known": {"bool": ["quick"]},
         "gone": {"2.0": ["quick"]},
@@ -178,3 +211,4 @@ def test_a_table_of_an_engine_is_data() -> None:
 
     assert found.read({"ws": 2, "no-quick": True}).facts == {"tp": 2}
     assert found.flags["quick"].gone == "2.0"
+    assert [found.says("quick", False, version) for version in ("1.0", "1.1", None)] == [None, "no-quick", "no-quick"]
