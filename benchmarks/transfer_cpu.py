@@ -3,10 +3,12 @@
     python benchmarks/transfer_cpu.py [--mib 512] [--rounds 11] [--transports shm tcp] [--output FILE]
 
 A prefill process pushes every block of its pool onto a random permutation of a decode process's blocks. Every round is
-verified: the decode process clears its pool before, and hashes every block after. The ceiling of `shm` is a memmove of
-the same bytes within one process, in one call a thread, with one and with two threads, whichever is faster; that of
-`tcp` is a bare loopback stream of the same bytes over as many sockets. Ours and the ceilings take turns, and every
-figure is the median of its rounds. All of it is done with glibc as it is, and with its threshold for non-temporal
+verified: the decode process clears its pool before, and hashes every block after. `check` adds the time in which the
+receiver verifies the transport's own checksums, as it does before any token depends on the blocks.
+
+The ceiling of `shm` is a memmove of the same bytes within one process, in one call a thread, with one and with two
+threads, whichever is faster; that of `tcp` is a bare loopback stream of the same bytes over as many sockets. Ours and
+the ceilings take turns, and every figure is the median of its rounds. All of it is done with glibc as it is, and with its threshold for non-temporal
 stores lowered to 64 KiB for both processes and the ceiling alike.
 """
 
@@ -19,7 +21,6 @@ import itertools
 import json
 import os
 import platform
-import random
 import socket
 import statistics
 import subprocess
@@ -36,7 +37,8 @@ import xxhash
 
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
-from dynamoc.runtime.transports.protocol import BlockPair, Outcome, Peer
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, indices_of
+from dynamoc.runtime.transports.protocol import Outcome, Peer
 from dynamoc.runtime.transports.shm import ShmTransport
 from dynamoc.runtime.transports.tcp import TcpTransport
 from dynamoc.runtime.transports.tcp_writer import STREAMS
@@ -71,7 +73,13 @@ async def own(name: str, block_bytes: int, blocks: int) -> None:
     for stream in range(STREAMS):
         threading.Thread(target=drain, args=(bare, pool, stream), daemon=True).start()
     while line := await asyncio.to_thread(sys.stdin.readline):
-        if line.strip() == "digests":
+        words = line.split()
+        if words[0] == "verify":
+            blocks = indices_of(json.loads(words[1]))
+            began = time.perf_counter()
+            wrong = await transport.mismatches(blocks, bytes.fromhex(words[2]))
+            print(json.dumps([wrong.size, time.perf_counter() - began]), flush=True)
+        elif words[0] == "digests":
             print(json.dumps([xxhash.xxh3_64_intdigest(pool.block(block)) for block in range(blocks)]), flush=True)
         else:
             transport.expect(int(line), range(blocks))
@@ -108,7 +116,7 @@ class Case:
         self.copy = pool_of(block_bytes, self.blocks)
         np.frombuffer(self.pool.data, np.uint64)[:] = np.random.default_rng(1).integers(0, 2**63, self.bytes // 8)
         self.pairs = self._shuffled()
-        self.digests = [xxhash.xxh3_64_intdigest(self.pool.block(pair.source)) for pair in self.pairs]
+        self.digests = [xxhash.xxh3_64_intdigest(self.pool.block(block)) for block in self.pairs.sources.tolist()]
         self.tags = iter(range(1, 1_000_000))
         words = [sys.executable, __file__, "--own", name, str(block_bytes), str(self.blocks)]
         self.owner = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -126,8 +134,8 @@ class Case:
         """End the decode process."""
         self.owner.communicate()
 
-    async def push(self, transport: ShmTransport | TcpTransport, peer: Peer, *, checksums: bool) -> float:
-        """Seconds of one transfer of everything; every byte was checked."""
+    async def push(self, transport: ShmTransport | TcpTransport, peer: Peer, *, checksums: bool) -> tuple[float, float]:
+        """Seconds of one transfer of everything, and of its verification by the receiver; every byte was checked."""
         tag = next(self.tags)
         self.ask(str(tag))
         started = time.perf_counter()
@@ -135,9 +143,13 @@ class Case:
         took = time.perf_counter() - started
         assert completion.outcome is Outcome.SUCCESS, completion.reason
         arrived = self.ask("digests")
-        assert [arrived[pair.destination] for pair in self.pairs] == self.digests
-        assert not checksums or list(completion.checksums) == self.digests
-        return took
+        assert [arrived[block] for block in self.pairs.destinations.tolist()] == self.digests
+        if not checksums:
+            return took, 0.0
+        blocks = json.dumps(self.pairs.destinations.tolist(), separators=(",", ":"))
+        wrong, verifying = self.ask(f"verify {blocks} {completion.checksums.tobytes().hex()}")
+        assert wrong == 0
+        return took, verifying
 
     def memmove(self, threads: int) -> float:
         """Seconds to move the same bytes within this process."""
@@ -163,11 +175,8 @@ class Case:
         assert self.owner.stdout
         return json.loads(self.owner.stdout.readline())
 
-    def _shuffled(self) -> list[BlockPair]:
-        sources, destinations = list(range(self.blocks)), list(range(self.blocks))
-        random.Random(1).shuffle(sources)
-        random.Random(2).shuffle(destinations)
-        return [BlockPair(s, d) for s, d in zip(sources, destinations, strict=True)]
+    def _shuffled(self) -> BlockPairs:
+        return BlockPairs(*(np.random.default_rng(seed).permutation(self.blocks) for seed in (1, 2)))
 
 
 def in_threads(body: Callable[[int], None], threads: int) -> float:
@@ -191,9 +200,11 @@ async def measure(case: Case, rounds: int) -> dict[str, float]:
         peers.append(await transport.connect(case.metadata, 10))
     sockets = [socket.create_connection((HOST, case.bare_port)) for _ in range(STREAMS)]
     for turn in range(rounds + 1):
+        pushed, verified = await case.push(with_sums, peers[0], checksums=True)
         seconds = {
-            "checksums": await case.push(with_sums, peers[0], checksums=True),
-            "no checksums": await case.push(without, peers[1], checksums=False),
+            "checksums": pushed,
+            "verified": pushed + verified,
+            "no checksums": (await case.push(without, peers[1], checksums=False))[0],
             "memmove, 1 thread": case.memmove(1),
             "memmove, 2 threads": case.memmove(2),
         }
@@ -210,7 +221,7 @@ async def measure(case: Case, rounds: int) -> dict[str, float]:
 
 
 def figures(name: str, block_bytes: int, case: Case, speed: dict[str, float], rounds: int) -> list[dict[str, Any]]:
-    """One object with and one without checksums."""
+    """One object with checksums, one with the receiver's verification after it, one without."""
     memmove = max(value for what, value in speed.items() if what.startswith("memmove"))
     ceiling = speed.get("bare stream", memmove)
     tuned = "GLIBC_TUNABLES" in os.environ
@@ -230,7 +241,7 @@ def figures(name: str, block_bytes: int, case: Case, speed: dict[str, float], ro
             "versions": {"python": platform.python_version(), **{n: version(n) for n in ("numpy", "xxhash")}},
             "command": f"python benchmarks/transfer_cpu.py --mib {case.bytes >> 20} --rounds {rounds}",
         }
-        for what in ("checksums", "no checksums")
+        for what in ("checksums", "verified", "no checksums")
     ]
 
 
@@ -251,7 +262,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results") / "transfer_cpu.json")
     options = parser.parse_args()
     made = []
-    print(f"{'path':12} {'block':>9} {'sums':>6} {'none':>6} {'ceiling':>8} {'share':>6}   memmove x1, x2 (GB/s)")
+    print(f"{'path':12} {'block':>9} {'sums':>6} {'check':>6} {'none':>6} {'ceiling':>8} {'share':>6}   memmove (GB/s)")
     cases = itertools.product(options.transports, (False, True), BLOCK_BYTES)
     for name, tuned, block_bytes in cases:
         words = [sys.executable, __file__, "--case", name, str(block_bytes), str(options.mib), str(options.rounds)]
@@ -261,6 +272,7 @@ def main() -> None:
         memmove = ", ".join(f"{value:.2f}" for value in rows[0]["memmove"].values())
         print(
             f"{name + (' tuned' if tuned else ''):12} {block_bytes:9,} {rows[0]['ours']:6.2f} {rows[1]['ours']:6.2f}"
+            f" {rows[2]['ours']:6.2f}"
             f" {rows[0]['ceiling']:8.2f} {rows[0]['ratio']:6.1%}   {memmove}",
             flush=True,
         )

@@ -65,7 +65,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("dynamoc_kv_transfer_seconds", "histogram", "worker", "Time of one transfer, at the sender.", ("transport", "src", "dst", "op")),
     Metric("dynamoc_kv_transfer_failures_total", "counter", "worker", "Transfers that did not succeed.", ("transport", "src", "dst", "op", "reason")),
     Metric("dynamoc_kv_transfer_inflight", "gauge", "worker", "Transfers under way.", ("transport", "src", "dst", "op")),
-    Metric("dynamoc_kv_checksum_failures_total", "counter", "worker", "Blocks whose checksum was wrong on arrival, counted by the receiver."),
+    Metric("dynamoc_kv_checksum_failures_total", "counter", "worker", "Blocks under a checksum that was wrong on arrival, counted by the receiver."),
     Metric("dynamoc_kv_local_prefills_total", "counter", "worker", "Prompts a decode worker computed itself though a prefill worker was chosen: resident, not_attached, lost, failed, checksum.", ("reason",)),
     Metric("dynamoc_kv_received_blocks_total", "counter", "worker", "Blocks that arrived and were verified, counted by the receiver.", ("transport",)),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dynamoc.runtime.kv.layout import KvLayout
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.plane.messages import KvEvent, Sampling, TokenOutput
 
 RequestKey = int
@@ -96,7 +96,7 @@ class Engine(Protocol):
         """Shape of the pool; after `load`."""
         ...
 
-    def pool(self) -> HostPool:
+    def pool(self) -> Pool:
         """The pool that peers may write to; after `load`."""
         ...
 

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import msgspec
+
+
+class Span(NamedTuple):
+    """`size` bytes of every block, from its byte `start` on."""
+
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The byte behind the last."""
+        return self.start + self.size
 
 
 class KvLayout(msgspec.Struct, frozen=True):
@@ -26,6 +39,19 @@ class KvLayout(msgspec.Struct, frozen=True):
     def block_bytes(self) -> int:
         """Bytes of one block over all layers."""
         return self.layers * self.parts * self.heads * self.block_size * self.head_dim * self.item_bytes
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer of a block."""
+        return self.block_bytes // self.layers
+
+    def span(self, layers: range | None) -> Span:
+        """Where these consecutive layers are in a block; None means all. ValueError if it has no such layers."""
+        if layers is None:
+            return Span(0, self.block_bytes)
+        if layers.step != 1 or not 0 <= layers.start < layers.stop <= self.layers:
+            raise ValueError(f"{layers} are no layers of {self.layers}")
+        return Span(layers.start * self.layer_bytes, len(layers) * self.layer_bytes)
 
     def digest(self, model: str) -> str:
         """Names what the bytes mean: equal digests may exchange blocks byte for byte."""

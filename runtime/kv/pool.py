@@ -1,4 +1,7 @@
-"""The G1 pool of a CPU worker: one anonymous shared-memory file that peers of the same user may map."""
+"""G1, the pool an engine computes in: what transports need of any, and that of a CPU worker.
+
+The latter is one anonymous shared-memory file that peers of the same user may map.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,48 @@ import fcntl
 import mmap
 import os
 import secrets
+from typing import Protocol
+
+import numpy as np
 
 from dynamoc.runtime.kv.layout import KvLayout
 
 PAGE_BYTES = 4096
 """The first page holds the region's nonce; blocks start after it."""
 NONCE_BYTES = 16
+
+
+class Pool(Protocol):
+    """`blocks` blocks of `layout` from `address` on, without gaps."""
+
+    @property
+    def layout(self) -> KvLayout:
+        """Shape of a block."""
+        ...
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def address(self) -> int:
+        """Where block 0 begins, in the address space of `device`."""
+        ...
+
+    @property
+    def device(self) -> int | None:
+        """The GPU of this process whose memory it is; None for host memory."""
+        ...
+
+    @property
+    def nonce(self) -> bytes:
+        """Tells this pool from every other one, also from the next at the same place."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. Nothing may be reading or writing it."""
+        ...
 
 
 class HostPool:
@@ -30,6 +69,8 @@ class HostPool:
         self._map[: len(self.nonce)] = self.nonce
         self.data = memoryview(self._map)[PAGE_BYTES:]
         """The blocks, as writable bytes."""
+        self.address = int(np.frombuffer(self.data, np.uint8).ctypes.data) if self.data_bytes else 0
+        self.device: int | None = None
 
     def block(self, index: int) -> memoryview:
         """The bytes of one block."""

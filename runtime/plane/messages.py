@@ -278,13 +278,22 @@ class PrefillRequest(Message, frozen=True):
     generated: int = 0
 
 
+class WrittenLayers(msgspec.Struct, frozen=True, array_like=True):
+    """Layers `first` to `end` of the blocks of a request, and their checksums: words little-endian."""
+
+    first: int
+    end: int
+    checksums: bytes
+
+
 class PrefillDone(Message, frozen=True):
-    """All blocks are written. `checksums` holds one xxh3-64 (u64 little-endian) per block of the request."""
+    """All blocks are written: every layer once, in one write or several. `checksum` names the definition."""
 
     request_id: int
     generation: int
     output: TokenOutput
-    checksums: bytes
+    checksum: str
+    written: tuple[WrittenLayers, ...]
     transport: str
     moved_bytes: int
     seconds: float

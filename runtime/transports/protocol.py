@@ -6,17 +6,23 @@ has stopped for good.
 
 The destination *expects* a write under a tag, and *revokes* the tag before it gives the blocks to anyone else.
 Where bytes may be under way behind the writer's back (tcp), `revoke` is what makes the blocks safe; where the
-writer stores straight into the destination's memory (shm), only the writer's word or its end does.
+writer stores straight into the destination's memory (shm, nvlink), only the writer's word or its end does.
+
+A write may carry some layers of its blocks: the rest follows in further writes under the same tag.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from dynamoc.runtime.kv.pool import HostPool
+import numpy as np
+
+from dynamoc.runtime.kv.pool import Pool
+from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 
 
 class TransportError(RuntimeError):
@@ -31,22 +37,14 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class BlockPair:
-    """Copy block `source` of my pool onto block `destination` of the peer's."""
-
-    source: int
-    destination: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """What came of a transfer. `checksums`: one xxh3-64 per pair, of the source bytes as they were sent."""
+    """What came of a transfer. `checksums`: the transport's, of the source bytes as sent; empty but on success."""
 
     outcome: Outcome
     moved_bytes: int
     seconds: float
-    checksums: tuple[int, ...] = ()
+    checksums: Table = field(default_factory=lambda: np.empty(0, np.uint64))
     reason: str = ""
 
 
@@ -76,9 +74,14 @@ class Transport(Protocol):
     """One way to move blocks. Used from one event loop; copies run in threads and release the GIL."""
 
     name: str
+    checksum: Checksum
+    """What `Completion.checksums` holds, and `mismatches` takes."""
 
-    def register(self, pool: HostPool) -> None:
-        """Make a pool the source of writes and a possible destination. Call once, before `metadata`."""
+    def register(self, pool: Pool) -> None:
+        """Make a pool the source of writes and a possible destination. Call once, before anything else.
+
+        TransportError if this transport does not reach that kind of memory.
+        """
         ...
 
     async def start(self, host: str, port: int) -> int | None:
@@ -93,10 +96,13 @@ class Transport(Protocol):
         """Reach a peer's pool and prove it is the one meant; TransportError if it cannot be reached."""
         ...
 
-    def write(self, peer: Peer, pairs: Sequence[BlockPair], deadline_s: float, tag: int) -> Transfer:
-        """Start copying my blocks onto the peer's. Past the deadline the transfer ends as FAILURE by itself.
+    def write(
+        self, peer: Peer, pairs: BlockPairs, deadline_s: float, tag: int, layers: range | None = None
+    ) -> Transfer:
+        """Start copying my blocks, or `layers` of them, onto the peer's.
 
-        TransportError, and nothing written, if a block is out of range or a destination is named twice.
+        Past the deadline the transfer ends as FAILURE by itself. TransportError, and nothing written, if a block is
+        out of range or a destination is named twice.
         """
         ...
 
@@ -106,6 +112,13 @@ class Transport(Protocol):
 
     async def revoke(self, tag: int) -> bool:
         """End what `expect` allowed. True: nothing writes under `tag` from now on. False: the writer must say so."""
+        ...
+
+    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
+        """Which of these blocks of my pool do not hold what was sent; `blocks` and `layers` are those of one write.
+
+        `checksums` are the writer's, words little-endian. All blocks if there are too few or too many of them.
+        """
         ...
 
     def writer(self) -> bytes:

@@ -1,7 +1,7 @@
 """TCP: the writer streams blocks over its own data connections; the owner's threads receive them in place.
 
-The owner takes bytes only for transfers it expects, asks again before each block, and can revoke at any time: so
-bytes that are late on the wire never reach a block that was given to someone else.
+The owner takes bytes only for transfers it expects, asks again before each unit of blocks, and can revoke at any time:
+so bytes that are late on the wire never reach a block that was given to someone else.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-import xxhash
+import numpy as np
 
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import HostPool, Pool
+from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, unit_rows
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
+from dynamoc.runtime.kv.transfer.rows import rows_of
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.protocol import BlockPair, Peer, Transfer, TransportError
+from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.tcp_owner import TcpOwner
 from dynamoc.runtime.transports.tcp_writer import STREAMS, Lane, Metadata, TcpPeer
-from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, check_pairs
+from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, check_pairs, check_span, host_pool
 
 STREAM_BYTES = 8 * 1024 * 1024
 """A transfer is split over a further stream for every so many bytes."""
@@ -30,8 +33,9 @@ class TcpTransport:
     """Streams blocks to peers, and owns the listening end of its own pool."""
 
     name = "tcp"
+    checksum = Checksum.XXH3
 
-    def __init__(self, key: bytes, digest: Digest = xxhash.xxh3_64_intdigest) -> None:
+    def __init__(self, key: bytes, digest: Digest = digest) -> None:
         self._key = key
         self._digest = digest
         self._pool: HostPool | None = None
@@ -39,9 +43,9 @@ class TcpTransport:
         self._peers: list[TcpPeer] = []
         self._transfers: set[ThreadedTransfer] = set()
 
-    def register(self, pool: HostPool) -> None:
+    def register(self, pool: Pool) -> None:
         """Make `pool` the source of writes, and after `start` a destination."""
-        self._pool = pool
+        self._pool = host_pool(pool, self.name)
 
     async def start(self, host: str, port: int) -> int | None:
         """Listen for writers on exactly `host:port`; OSError if it cannot be bound."""
@@ -78,17 +82,21 @@ class TcpTransport:
         self._peers = [known for known in self._peers if not known.closed] + [peer]
         return peer
 
-    def write(self, peer: Peer, pairs: Sequence[BlockPair], deadline_s: float, tag: int) -> Transfer:
+    def write(
+        self, peer: Peer, pairs: BlockPairs, deadline_s: float, tag: int, layers: range | None = None
+    ) -> Transfer:
         """Stream my blocks to the peer's."""
         assert isinstance(peer, TcpPeer)
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)
-        transfer = ThreadedTransfer(pairs, pool.layout.block_bytes, deadline_s)
-        lanes = min(STREAMS, len(pairs), 1 + len(pairs) * pool.layout.block_bytes // STREAM_BYTES)
-        bounds = [len(pairs) * lane // lanes for lane in range(lanes + 1)] if lanes else [0]
-        spans = [range(start, end) for start, end in itertools.pairwise(bounds)]
+        span = check_span(pool.layout, layers)
+        units = -(-len(pairs) // unit_rows(span.size))
+        transfer = ThreadedTransfer(pairs, np.zeros(units, np.uint64), deadline_s)
+        count = min(STREAMS, units, 1 + len(pairs) * span.size // STREAM_BYTES)
+        bounds = [units * lane // count for lane in range(count + 1)] if count else [0]
+        shares = [range(start, end) for start, end in itertools.pairwise(bounds)]
         self._transfers.add(transfer)
-        transfer.run(peer.executor, [Lane(transfer, pool, peer, span, tag, self._digest) for span in spans])
+        transfer.run(peer.executor, [Lane(transfer, pool, peer, share, span, tag, self._digest) for share in shares])
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
 
@@ -100,6 +108,12 @@ class TcpTransport:
         """Refuse what still comes under `tag`: from the return on, nothing is written for it."""
         await self._listening().revoke(tag)
         return True
+
+    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
+        """Hash what arrived."""
+        pool = self._registered()
+        rows = rows_of(pool.data, pool.layout.block_bytes, check_span(pool.layout, layers))
+        return await asyncio.to_thread(mismatches, rows, blocks, checksums)
 
     def writer(self) -> bytes:
         """Not needed: revoking is enough."""

@@ -13,8 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dynamoc.runtime.kv.layout import Span
 from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.checksums import units_of
+from dynamoc.runtime.kv.transfer.pairs import Indices, indices_of
+from dynamoc.runtime.kv.transfer.rows import Rows, bytes_of, in_place, put, rows_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -26,9 +31,9 @@ _log = logging.getLogger("dynamoc.transports.tcp")
 
 @dataclass(slots=True)
 class _Grant:
-    """Blocks a peer may write, and the connections that are doing so."""
+    """Blocks a peer may write, marked, and the connections that are doing so."""
 
-    blocks: frozenset[int]
+    blocks: NDArray[np.bool_]
     writing: dict[socket.socket, Future[None]] = field(default_factory=dict)
 
 
@@ -53,12 +58,15 @@ class TcpOwner:
 
     def expect(self, tag: int, blocks: Sequence[int]) -> None:
         """Take these blocks under `tag`."""
-        if any(not 0 <= block < self._pool.blocks for block in blocks):
+        named = indices_of(blocks)
+        if named.size and not 0 <= named.min() <= named.max() < self._pool.blocks:
             raise TransportError(f"my pool has {self._pool.blocks} blocks: not all of {blocks} are in it")
+        allowed = np.zeros(self._pool.blocks, np.bool_)
+        allowed[named] = True
         with self._lock:
             if tag in self._grants:
                 raise TransportError(f"transfer {tag} is already expected")
-            self._grants[tag] = _Grant(frozenset(blocks))
+            self._grants[tag] = _Grant(allowed)
 
     async def revoke(self, tag: int) -> None:
         """Take nothing under `tag` any more; returns when no thread is inside one of its blocks."""
@@ -111,13 +119,14 @@ class TcpOwner:
 
     def _take(self, connection: socket.socket, header: bytes) -> None:
         """One transfer, from its header to its last answer."""
-        tag, count, block_bytes, seconds = wire.HEADER.unpack(header)
+        tag, count, block_bytes, start, size, seconds = wire.HEADER.unpack(header)
+        span = Span(start, size)
         in_time = wire.until(time.monotonic() + seconds, f"transfer {tag}")
         ended: Future[None] = Future()
         ended.set_running_or_notify_cancel()
         try:
-            self._check_fits(count, block_bytes)
-            blocks = np.frombuffer(wire.receive(connection, 4 * count, in_time), "<u4").tolist()
+            self._check_fits(count, block_bytes, span)
+            blocks = np.frombuffer(wire.receive(connection, 4 * count, in_time), "<u4").astype(np.int64)
             self._enter(tag, blocks, connection, ended)
         except TransportError as error:
             with contextlib.suppress(OSError):
@@ -125,25 +134,28 @@ class TcpOwner:
             raise
         try:
             wire.answer_ok(connection, in_time)
-            for block in blocks:
-                # Asked before each block: whoever revokes waits for the one block that is being filled.
+            rows = rows_of(self._pool.data, block_bytes, span)
+            for unit in units_of(count, size):
+                # Asked before each unit: whoever revokes waits for the one that is being filled.
                 in_time()
                 self._check_granted(tag)
-                wire.receive_into(connection, self._pool.block(block), in_time)
+                _fill(connection, rows, blocks[unit], in_time)
         finally:
             self._leave(tag, connection, ended)
         wire.answer_ok(connection, in_time)
 
-    def _check_fits(self, count: int, block_bytes: int) -> None:
-        if count > self._pool.blocks or block_bytes != self._pool.layout.block_bytes:
+    def _check_fits(self, count: int, block_bytes: int, span: Span) -> None:
+        mine = self._pool.layout.block_bytes
+        if count > self._pool.blocks or block_bytes != mine or not span.size or span.end > mine:
             raise TransportError(f"{count} blocks of {block_bytes} bytes do not fit my pool")
 
-    def _enter(self, tag: int, blocks: list[int], connection: socket.socket, ended: Future[None]) -> None:
+    def _enter(self, tag: int, blocks: Indices, connection: socket.socket, ended: Future[None]) -> None:
         with self._lock:
             grant = self._grants.get(tag)
             if grant is None:
                 raise TransportError(f"transfer {tag} is not expected")
-            if len(set(blocks)) != len(blocks) or not grant.blocks.issuperset(blocks):
+            in_pool = not blocks.size or blocks.max() < self._pool.blocks
+            if not in_pool or not grant.blocks[blocks].all() or np.unique(blocks).size != blocks.size:
                 raise TransportError(f"transfer {tag} names blocks that are not expected")
             grant.writing[connection] = ended
 
@@ -160,6 +172,15 @@ class TcpOwner:
     def _check_open(self) -> None:
         if self._closing:
             raise TransportError("closing")
+
+
+def _fill(connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
+    """Receive a unit into its blocks; by way of a buffer, if they are not one run of bytes."""
+    run = in_place(rows, blocks)
+    data = np.empty((blocks.size, rows.shape[1]), rows.dtype) if run is None else run
+    wire.receive_into(connection, bytes_of(data), check)
+    if run is None:
+        put(rows, blocks, data)
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -1,7 +1,7 @@
 """What passes over a tcp data connection: a proof of the run's key, then transfers one after another.
 
-A transfer is a header, the destination blocks, an answer, the bytes of all blocks, and another answer. The answer
-is a status byte; a refusal goes on with its reason and ends the connection.
+A transfer is a header, the destination blocks, an answer, the bytes of those blocks, unit by unit, and another answer.
+The answer is a status byte; a refusal goes on with its reason and ends the connection.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from dynamoc.runtime.transports.protocol import TransportError
 
-HEADER = struct.Struct("<QIId")
-"""tag, number of blocks, bytes of a block, seconds left."""
+HEADER = struct.Struct("<QIIIId")
+"""tag, number of blocks, bytes of a block, first byte and bytes of each that are sent, seconds left."""
 MAX_REASON_BYTES = 1024
 POLL_S = 0.05
 """How long a blocked send or receive may go without asking whether it should go on."""

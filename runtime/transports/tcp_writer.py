@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
+from dynamoc.runtime.kv.layout import Span
 from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.checksums import unit_rows
+from dynamoc.runtime.kv.transfer.rows import bytes_of, pick, rows_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Outcome, TransportError
 from dynamoc.runtime.transports.transfer import Digest, Stopped, ThreadedTransfer
@@ -84,22 +86,23 @@ class TcpPeer:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A span of a transfer's pairs, sent over one connection."""
+    """Units of a transfer, sent over one connection: the bytes `span` of each of their blocks."""
 
     transfer: ThreadedTransfer
     pool: HostPool
     peer: TcpPeer
-    span: range
+    units: range
+    span: Span
     tag: int
     digest: Digest
 
     def __call__(self) -> int:
-        """Announce the span, stream its blocks, wait until the owner says they arrived; how many that were."""
+        """Announce the blocks, stream them, wait until the owner says they arrived; how many bytes that were."""
         try:
             self._check()
             connection = self.peer.take(self._check, self.transfer.remaining_s)
             try:
-                self._stream(connection)
+                moved = self._stream(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -107,25 +110,29 @@ class Lane:
             self._check()  # a deadline or a cancellation that the owner noticed first is still that
             raise
         self.peer.give_back(connection)
-        return len(self.span)
+        return moved
 
     def _check(self) -> None:
         self.transfer.check()
         self.peer.check()
 
-    def _stream(self, connection: socket.socket) -> None:
-        transfer, check = self.transfer, self._check
-        destinations = np.array([transfer.pairs[index].destination for index in self.span], "<u4").tobytes()
+    def _stream(self, connection: socket.socket) -> int:
+        transfer, check, block_bytes = self.transfer, self._check, self.pool.layout.block_bytes
+        step = unit_rows(self.span.size)
+        part = slice(self.units.start * step, self.units.stop * step)
+        sources, destinations = transfer.pairs.sources[part], transfer.pairs.destinations[part]
         left_s = max(transfer.remaining_s, 0.0)
-        header = wire.HEADER.pack(self.tag, len(self.span), self.pool.layout.block_bytes, left_s)
-        wire.send_all(connection, header + destinations, check)
+        header = wire.HEADER.pack(self.tag, sources.size, block_bytes, *self.span, left_s)
+        wire.send_all(connection, header + destinations.astype("<u4").tobytes(), check)
         wire.accept_answer(connection, check)
-        for index in self.span:
+        rows = rows_of(self.pool.data, block_bytes, self.span)
+        for turn, unit in enumerate(self.units):
             check()
-            block = self.pool.block(transfer.pairs[index].source)
-            transfer.checksums[index] = self.digest(block)
-            wire.send_all(connection, block, check)
+            data = pick(rows, sources[turn * step : (turn + 1) * step])
+            transfer.checksums[unit] = self.digest(data)
+            wire.send_all(connection, bytes_of(data), check)
         wire.accept_answer(connection, check)
+        return sources.size * self.span.size
 
 
 def _still_open(connection: socket.socket) -> bool:

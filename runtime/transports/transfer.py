@@ -8,10 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 
-from dynamoc.runtime.transports.protocol import BlockPair, Completion, Outcome, TransportError
+from dynamoc.runtime.kv.layout import KvLayout, Span
+from dynamoc.runtime.kv.pool import HostPool, Pool
+from dynamoc.runtime.kv.transfer.checksums import Table
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs
+from dynamoc.runtime.kv.transfer.rows import Rows
+from dynamoc.runtime.transports.protocol import Completion, Outcome, TransportError
 
-Digest = Callable[[memoryview], int]
-"""The checksum of a block; another one than xxh3-64 only to measure what it costs."""
+Digest = Callable[[Rows], int]
+"""The checksum of a unit; another one than xxh3-64 only to measure what it costs."""
 
 
 class Stopped(Exception):  # noqa: N818  (an ending, not always an error)
@@ -22,29 +27,37 @@ class Stopped(Exception):  # noqa: N818  (an ending, not always an error)
         self.outcome = outcome
 
 
-def check_pairs(pairs: Sequence[BlockPair], sources: int, destinations: int) -> None:
+def check_pairs(pairs: BlockPairs, sources: int, destinations: int) -> None:
     """TransportError if a block is outside its pool or two sources have one destination."""
-    seen: set[int] = set()
-    for pair in pairs:
-        if not 0 <= pair.source < sources:
-            raise TransportError(f"source block {pair.source} is outside my pool of {sources} blocks")
-        if not 0 <= pair.destination < destinations:
-            raise TransportError(f"destination block {pair.destination} is outside a pool of {destinations} blocks")
-        seen.add(pair.destination)
-    if len(seen) != len(pairs):
-        raise TransportError(f"{len(pairs) - len(seen)} of {len(pairs)} destination blocks are named twice")
+    fault = pairs.fault(sources, destinations)
+    if fault:
+        raise TransportError(fault)
+
+
+def check_span(layout: KvLayout, layers: range | None) -> Span:
+    """Where these layers are in a block; TransportError if there are no such layers."""
+    try:
+        return layout.span(layers)
+    except ValueError as error:
+        raise TransportError(str(error)) from error
+
+
+def host_pool(pool: Pool, transport: str) -> HostPool:
+    """The pool, if it is one that this process's own instructions reach; TransportError if not."""
+    if not isinstance(pool, HostPool):
+        raise TransportError(f"{transport} moves host memory, and this pool is memory of GPU {pool.device}")
+    return pool
 
 
 class ThreadedTransfer:
     """A Transfer whose lanes run in an executor; the first lane that fails stops the others.
 
-    A lane calls `check` between blocks and `sent` after each; it owns the blocks it sends, so no lock is needed.
+    A lane calls `check` between units and fills their `checksums`; no two lanes have a unit in common.
     """
 
-    def __init__(self, pairs: Sequence[BlockPair], block_bytes: int, deadline_s: float) -> None:
+    def __init__(self, pairs: BlockPairs, checksums: Table, deadline_s: float) -> None:
         self.pairs = pairs
-        self.checksums = [0] * len(pairs)
-        self._block_bytes = block_bytes
+        self.checksums = checksums
         self._started_at = time.monotonic()
         self._deadline_s = deadline_s
         self._done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -54,7 +67,7 @@ class ThreadedTransfer:
         self._lanes: list[Future[int]] = []
 
     def run(self, executor: Executor, lanes: Sequence[Callable[[], int]]) -> None:
-        """Start the lanes; each returns how many blocks it moved. Without lanes the transfer is done."""
+        """Start the lanes; each returns how many bytes it moved. Without lanes the transfer is done."""
         loop = asyncio.get_running_loop()
         self._lanes = [executor.submit(self._guard, lane) for lane in lanes]
         timer = loop.call_later(self._deadline_s, self._expire)
@@ -70,7 +83,7 @@ class ThreadedTransfer:
         return await asyncio.shield(self._done)
 
     def cancel(self) -> None:
-        """Ask the lanes to stop before their next block."""
+        """Ask the lanes to stop before their next unit."""
         self.stop(Stopped(Outcome.CANCELLED, "cancelled"))
 
     def stop(self, why: Stopped) -> None:
@@ -111,10 +124,10 @@ class ThreadedTransfer:
         timer.cancel()
         if self._done.done():
             return
-        moved = sum(result for result in results if isinstance(result, int)) * self._block_bytes
+        moved = sum(result for result in results if isinstance(result, int))
         seconds = time.monotonic() - self._started_at
         if all(isinstance(result, int) for result in results):
-            self._done.set_result(Completion(Outcome.SUCCESS, moved, seconds, tuple(self.checksums)))
+            self._done.set_result(Completion(Outcome.SUCCESS, moved, seconds, self.checksums))
             return
         why = self._failed or self._stopped
         outcome = why.outcome if isinstance(why, Stopped) else Outcome.FAILURE

@@ -16,10 +16,11 @@ import logging
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
 from dynamoc.runtime.engines.protocol import Engine, EngineRequest, RequestKey, Reserved
 from dynamoc.runtime.kv.hashing import TOKEN_BYTES, unpack_tokens
-from dynamoc.runtime.kv.transfer.checksums import mismatches
+from dynamoc.runtime.kv.transfer.pairs import indices_of
 from dynamoc.runtime.plane.messages import (
     AbortPrefill,
     Message,
@@ -199,18 +200,29 @@ class DecodeService:
 
     async def _take(self, attempt: Attempt, blocks: tuple[int, ...], done: PrefillDone) -> None:
         """Check what arrived, in my own memory; decode on from it only if every block is right."""
-        wrong = await asyncio.to_thread(mismatches, self._engine.pool(), blocks, done.checksums)
-        self._telemetry.received(len(blocks) - len(wrong), len(wrong))
+        wrong = await self._mismatches(blocks, done)
+        self._telemetry.received(len(blocks) - wrong, wrong)
         if attempt.dropped:
             self._engine.release(attempt.key)
         elif wrong:
-            log.error("request %d: %d blocks from %s are not what was sent", attempt.key, len(wrong), attempt.peer.name)
+            log.error("request %d: %d blocks from %s are not what was sent", attempt.key, wrong, attempt.peer.name)
             self._compute_here(attempt, "checksum")
         else:
             first = msgspec.structs.replace(done.output, request_id=attempt.key)
             self._requests.hand_to_engine(attempt.request)
             self._engine.resume(attempt.key, first)
             self._requests.deliver([first])
+
+    async def _mismatches(self, blocks: tuple[int, ...], done: PrefillDone) -> int:
+        """How many blocks are not what was sent; all of them, if it was not said of every layer what was sent."""
+        layers = [layer for part in done.written for layer in range(part.first, part.end)]
+        if layers != list(range(self._engine.layout().layers)) or done.checksum != self._transport.checksum:
+            return len(blocks)
+        indices, wrong = indices_of(blocks), indices_of(())
+        for part in done.written:
+            found = await self._transport.mismatches(indices, part.checksums, range(part.first, part.end))
+            wrong = np.union1d(wrong, found)
+        return int(wrong.size)
 
     def _is_nearly_resident(self, attempt: Attempt, reserved: Reserved) -> bool:
         """Whether so little is missing that computing it is quicker than asking for it."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Prefilled, RequestKey
 from dynamoc.runtime.kv.hashing import unpack_tokens
-from dynamoc.runtime.kv.transfer.checksums import pack_checksums
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.plane.connection import Connection, PlaneError
 from dynamoc.runtime.plane.messages import (
     AbortPrefill,
@@ -27,9 +27,9 @@ from dynamoc.runtime.plane.messages import (
     PrefillFailed,
     PrefillRequest,
     TokenOutput,
+    WrittenLayers,
 )
 from dynamoc.runtime.transports.protocol import (
-    BlockPair,
     Completion,
     Outcome,
     Peer,
@@ -232,17 +232,18 @@ class PrefillService:
             return PrefillAborted(*name)
         if completion.outcome is Outcome.FAILURE:
             return PrefillFailed(*name, f"transfer failed: {completion.reason}")
-        checksums = pack_checksums(completion.checksums)
-        transport, moved, seconds = self._transport.name, completion.moved_bytes, completion.seconds
-        return PrefillDone(*name, computed.output, checksums, transport, moved, seconds)
+        written = WrittenLayers(0, self._engine.layout().layers, completion.checksums.astype("<u8").tobytes())
+        transport = self._transport
+        moved, seconds = completion.moved_bytes, completion.seconds
+        return PrefillDone(*name, computed.output, transport.checksum, (written,), transport.name, moved, seconds)
 
-    def _pairs(self, request: PrefillRequest, computed: Prefilled) -> list[BlockPair]:
+    def _pairs(self, request: PrefillRequest, computed: Prefilled) -> BlockPairs:
         sources = computed.blocks[request.first_block :]
         if len(sources) != len(request.blocks):
             raise TransportError(f"{len(sources)} blocks were computed for {len(request.blocks)} destinations")
-        return [BlockPair(s, d) for s, d in zip(sources, request.blocks, strict=True)]
+        return BlockPairs.of(sources, request.blocks)
 
-    async def _push(self, lease: Lease, pairs: list[BlockPair]) -> Completion:
+    async def _push(self, lease: Lease, pairs: BlockPairs) -> Completion:
         peer = self.pools.get(lease.connection)
         if peer is None:
             raise TransportError("the decode worker is gone")

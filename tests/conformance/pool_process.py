@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,15 @@ import xxhash
 
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
-from dynamoc.runtime.transports.protocol import BlockPair, Peer, TransportError
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs
+from dynamoc.runtime.transports.protocol import Peer, TransportError
 from dynamoc.runtime.transports.registry import make_transport
 
 KEY = b"the key of this run"
 
 
-def layout_of(block_bytes: int) -> KvLayout:
-    return KvLayout(layers=1, heads=1, head_dim=block_bytes // 32, block_size=16, dtype="uint8", item_bytes=1)
+def layout_of(block_bytes: int, layers: int = 1) -> KvLayout:
+    return KvLayout(layers, heads=1, head_dim=block_bytes // 32 // layers, block_size=16, dtype="uint8", item_bytes=1)
 
 
 def fill(pool: HostPool, seed: int) -> None:
@@ -41,8 +41,8 @@ def digests(pool: HostPool, blocks: Sequence[int]) -> list[int]:
 class PoolProcess:
     """The tests' handle on such a process. Used from one coroutine at a time."""
 
-    def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int = 0, key: bytes = KEY) -> None:
-        words = [sys.executable, __file__, transport, str(block_bytes), str(blocks), str(seed), key.decode()]
+    def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int = 0, layers: int = 1) -> None:
+        words = [sys.executable, __file__, transport, *map(str, (block_bytes, blocks, seed, layers))]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         first = self._answer()
         self.metadata = bytes.fromhex(first["metadata"])
@@ -77,10 +77,10 @@ class PoolProcess:
 
 
 class _End:
-    def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int, key: bytes) -> None:
-        self.pool = HostPool(layout_of(block_bytes), blocks)
+    def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int, layers: int) -> None:
+        self.pool = HostPool(layout_of(block_bytes, layers), blocks)
         fill(self.pool, seed)
-        self.transport = make_transport(transport, key)
+        self.transport = make_transport(transport, KEY)
         self.transport.register(self.pool)
         self.peer: Peer | None = None
 
@@ -106,14 +106,18 @@ class _End:
             return str(error)
         return ""
 
-    async def write(self, count: int, deadline_s: float, tag: int) -> dict[str, Any]:
+    async def write(
+        self, sources: list[int], destinations: list[int], layers: list[int] | None, deadline_s: float, tag: int
+    ) -> dict[str, Any]:
         assert self.peer is not None
-        pairs = [BlockPair(block, block) for block in range(count)]
-        return asdict(await self.transport.write(self.peer, pairs, deadline_s, tag).wait())
+        some = None if layers is None else range(*layers)
+        done = await self.transport.write(self.peer, BlockPairs.of(sources, destinations), deadline_s, tag, some).wait()
+        facts = {name: getattr(done, name) for name in ("outcome", "reason", "moved_bytes")}
+        return {**facts, "checksums": done.checksums.tobytes().hex()}
 
 
-async def _main(transport: str, block_bytes: str, blocks: str, seed: str, key: str) -> None:
-    end = _End(transport, int(block_bytes), int(blocks), int(seed), key.encode())
+async def _main(transport: str, *numbers: str) -> None:
+    end = _End(transport, *map(int, numbers))
     await end.transport.start("127.0.0.1", 0)
     print(json.dumps({"metadata": end.transport.metadata().hex(), "writer": end.transport.writer().hex()}), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from pool_process import KEY, PoolProcess, digests, fill, layout_of
 
 from dynamoc.runtime.kv.pool import HostPool
-from dynamoc.runtime.kv.transfer.checksums import mismatches, pack_checksums
-from dynamoc.runtime.transports.protocol import BlockPair, Completion, Outcome, Peer, Transport, TransportError
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, indices_of
+from dynamoc.runtime.transports.protocol import Completion, Outcome, Peer, Transport, TransportError
 from dynamoc.runtime.transports.registry import TRANSPORTS, make_transport
 
 BLOCK = 4096
 BLOCKS = 512
+LAYERS = 4
 LONG_BLOCK = 1 << 20
 LONG_BLOCKS = 512
 """A transfer of all of these takes long enough to be disturbed half way."""
@@ -32,8 +33,8 @@ class Rig:
     name: str
     peers: list[PoolProcess] = field(default_factory=list)
 
-    def peer(self, block: int = BLOCK, blocks: int = BLOCKS, seed: int = 1, key: bytes = KEY) -> PoolProcess:
-        self.peers.append(PoolProcess(self.name, block, blocks, seed, key))
+    def peer(self, block: int = BLOCK, blocks: int = BLOCKS, seed: int = 1, layers: int = 1) -> PoolProcess:
+        self.peers.append(PoolProcess(self.name, block, blocks, seed, layers))
         return self.peers[-1]
 
     def run(
@@ -41,11 +42,12 @@ class Rig:
         test: Callable[[Transport, HostPool], Awaitable[None]],
         block: int = BLOCK,
         blocks: int = BLOCKS,
+        layers: int = 1,
     ) -> None:
         """Run a test's coroutine with a transport over a pool of random bytes."""
 
         async def inside() -> None:
-            pool = HostPool(layout_of(block), blocks)
+            pool = HostPool(layout_of(block, layers), blocks)
             fill(pool, 7)
             transport = make_transport(self.name, KEY)
             transport.register(pool)
@@ -69,29 +71,31 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
             peer.end()
 
 
-def shuffled(count: int, seed: int = 3) -> list[BlockPair]:
-    sources, destinations = list(range(count)), list(range(count))
-    random.Random(seed).shuffle(sources)
-    random.Random(seed + 1).shuffle(destinations)
-    return [BlockPair(s, d) for s, d in zip(sources, destinations, strict=True)]
+def shuffled(count: int, seed: int = 3) -> BlockPairs:
+    return BlockPairs(*(np.random.default_rng(seed + side).permutation(count) for side in (0, 1)))
 
 
-def straight(count: int) -> list[BlockPair]:
-    return [BlockPair(block, block) for block in range(count)]
+def straight(count: int) -> BlockPairs:
+    return BlockPairs.of(range(count), range(count))
+
+
+def whole(count: int) -> dict[str, object]:
+    """What a peer's process is told to write: all layers of these blocks onto those of the same number."""
+    return {"sources": list(range(count)), "destinations": list(range(count)), "layers": None}
 
 
 async def push(
-    transport: Transport, owner: PoolProcess, peer: Peer, pairs: Sequence[BlockPair], tag: int, deadline_s: float = 30
+    transport: Transport, owner: PoolProcess, peer: Peer, pairs: BlockPairs, tag: int, deadline_s: float = 30
 ) -> Completion:
-    owner.ask("expect", tag=tag, blocks=[pair.destination for pair in pairs])
+    owner.ask("expect", tag=tag, blocks=pairs.destinations.tolist())
     return await transport.write(peer, pairs, deadline_s, tag).wait()
 
 
 @pytest.mark.parametrize("pairs", [straight(BLOCKS), shuffled(BLOCKS), shuffled(1), shuffled(37)], ids=len)
-def test_every_byte_arrives_where_it_belongs(rig: Rig, pairs: list[BlockPair]) -> None:
+def test_every_byte_arrives_where_it_belongs(rig: Rig, pairs: BlockPairs) -> None:
     async def test(transport: Transport, pool: HostPool) -> None:
         owner = rig.peer()
-        untouched = sorted(set(range(BLOCKS)) - {pair.destination for pair in pairs})
+        untouched = sorted(set(range(BLOCKS)) - set(pairs.destinations.tolist()))
         before = owner.ask("digests", blocks=untouched)
         peer = await transport.connect(owner.metadata, 5)
 
@@ -99,10 +103,42 @@ def test_every_byte_arrives_where_it_belongs(rig: Rig, pairs: list[BlockPair]) -
 
         assert completion.outcome is Outcome.SUCCESS, completion.reason
         assert completion.moved_bytes == len(pairs) * BLOCK
-        arrived = owner.ask("digests", blocks=[pair.destination for pair in pairs])
-        assert arrived == digests(pool, [pair.source for pair in pairs])
-        assert list(completion.checksums) == arrived
+        arrived = owner.ask("digests", blocks=pairs.destinations.tolist())
+        assert arrived == digests(pool, pairs.sources)
         assert owner.ask("digests", blocks=untouched) == before
+
+    rig.run(test)
+
+
+def test_layers_may_come_in_several_writes(rig: Rig) -> None:
+    async def test(transport: Transport, pool: HostPool) -> None:
+        writer = rig.peer(layers=LAYERS)
+        assert await asyncio.to_thread(writer.ask, "connect", metadata=transport.metadata().hex()) == ""
+        blocks = indices_of(range(1, BLOCKS, 2))
+        sources = (blocks - 1).tolist()
+        transport.expect(1, blocks.tolist())
+        for first, end in ((2, 4), (0, 1), (1, 2)):
+            words = {"sources": sources, "destinations": blocks.tolist(), "layers": [first, end]}
+            sent = await asyncio.to_thread(writer.ask, "write", **words, deadline_s=10, tag=1)
+            checksums, layers = bytes.fromhex(sent["checksums"]), range(first, end)
+
+            assert sent["outcome"] == Outcome.SUCCESS, sent["reason"]
+            assert sent["moved_bytes"] == blocks.size * BLOCK * (end - first) // LAYERS
+            assert (await transport.mismatches(blocks, checksums, layers)).size == 0
+            assert (await transport.mismatches(blocks, checksums, range(4))).size > 0
+
+        theirs = await asyncio.to_thread(writer.ask, "digests", blocks=sources)
+        assert digests(pool, blocks) == theirs
+
+    rig.run(test, layers=LAYERS)
+
+
+@pytest.mark.parametrize("layers", [range(1, 1), range(-1, 1), range(2), range(0, 3, 2)])
+def test_layers_that_are_not_there_are_refused(rig: Rig, layers: range) -> None:
+    async def test(transport: Transport, _: HostPool) -> None:
+        peer = await transport.connect(rig.peer().metadata, 5)
+        with pytest.raises(TransportError, match="are no layers of 1"):
+            transport.write(peer, straight(1), 5, 1, layers)
 
     rig.run(test)
 
@@ -110,7 +146,7 @@ def test_every_byte_arrives_where_it_belongs(rig: Rig, pairs: list[BlockPair]) -
 def test_no_pairs_are_a_success(rig: Rig) -> None:
     async def test(transport: Transport, _: HostPool) -> None:
         owner = rig.peer()
-        completion = await push(transport, owner, await transport.connect(owner.metadata, 5), [], tag=1)
+        completion = await push(transport, owner, await transport.connect(owner.metadata, 5), straight(0), tag=1)
 
         assert (completion.outcome, completion.moved_bytes) == (Outcome.SUCCESS, 0)
 
@@ -120,13 +156,13 @@ def test_no_pairs_are_a_success(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([BlockPair(0, 5), BlockPair(1, 5)], "named twice"),
-        ([BlockPair(0, BLOCKS)], f"destination block {BLOCKS} is outside"),
-        ([BlockPair(BLOCKS, 0)], f"source block {BLOCKS} is outside"),
-        ([BlockPair(-1, 0)], "source block -1 is outside"),
+        (BlockPairs.of([0, 1], [5, 5]), "named twice"),
+        (BlockPairs.of([0], [BLOCKS]), f"destination block {BLOCKS} is outside"),
+        (BlockPairs.of([BLOCKS], [0]), f"source block {BLOCKS} is outside"),
+        (BlockPairs.of([-1], [0]), "source block -1 is outside"),
     ],
 )
-def test_wrong_pairs_are_rejected_and_write_nothing(rig: Rig, pairs: list[BlockPair], message: str) -> None:
+def test_wrong_pairs_are_rejected_and_write_nothing(rig: Rig, pairs: BlockPairs, message: str) -> None:
     async def test(transport: Transport, _: HostPool) -> None:
         owner = rig.peer()
         before = owner.ask("digests", blocks=list(range(BLOCKS)))
@@ -149,8 +185,8 @@ def test_many_small_blocks(rig: Rig) -> None:
         completion = await push(transport, owner, await transport.connect(owner.metadata, 5), pairs, tag=1)
 
         assert completion.outcome is Outcome.SUCCESS, completion.reason
-        arrived = owner.ask("digests", blocks=[pair.destination for pair in pairs])
-        assert arrived == digests(pool, [pair.source for pair in pairs])
+        arrived = owner.ask("digests", blocks=pairs.destinations.tolist())
+        assert arrived == digests(pool, pairs.sources)
 
     rig.run(test, block=256, blocks=count)
 
@@ -160,17 +196,18 @@ def test_concurrent_transfers(rig: Rig) -> None:
         owner = rig.peer()
         peer = await transport.connect(owner.metadata, 5)
         pairs = shuffled(BLOCKS)
-        parts = [pairs[start : start + 8] for start in range(0, BLOCKS, 8)]
+        cuts = [slice(start, start + 8) for start in range(0, BLOCKS, 8)]
+        parts = [BlockPairs(pairs.sources[cut], pairs.destinations[cut]) for cut in cuts]
         for tag, part in enumerate(parts):
-            owner.ask("expect", tag=tag, blocks=[pair.destination for pair in part])
+            owner.ask("expect", tag=tag, blocks=part.destinations.tolist())
 
         transfers = [transport.write(peer, part, 30, tag) for tag, part in enumerate(parts)]
         completions = await asyncio.gather(*(transfer.wait() for transfer in transfers))
 
         assert len(completions) == 64
         assert {completion.outcome for completion in completions} == {Outcome.SUCCESS}
-        arrived = owner.ask("digests", blocks=[pair.destination for pair in pairs])
-        assert arrived == digests(pool, [pair.source for pair in pairs])
+        arrived = owner.ask("digests", blocks=pairs.destinations.tolist())
+        assert arrived == digests(pool, pairs.sources)
 
     rig.run(test)
 
@@ -262,7 +299,7 @@ def test_a_killed_writer_is_seen_and_its_blocks_become_safe(rig: Rig) -> None:
         writer = rig.peer(LONG_BLOCK, LONG_BLOCKS)
         assert await asyncio.to_thread(writer.ask, "connect", metadata=transport.metadata().hex()) == ""
         transport.expect(1, range(LONG_BLOCKS))
-        writer.tell("write", count=LONG_BLOCKS, deadline_s=30, tag=1)
+        writer.tell("write", **whole(LONG_BLOCKS), deadline_s=30, tag=1)
         await asyncio.sleep(0.05)
         assert writer.writer == b"" or not transport.writer_gone(writer.writer)
         writer.send_signal(signal.SIGKILL)
@@ -370,13 +407,14 @@ def test_a_flipped_bit_is_found_by_its_checksum(rig: Rig) -> None:
         writer = rig.peer()
         assert await asyncio.to_thread(writer.ask, "connect", metadata=transport.metadata().hex()) == ""
         transport.expect(1, range(BLOCKS))
-        sent = await asyncio.to_thread(writer.ask, "write", count=BLOCKS, deadline_s=10, tag=1)
-        checksums = pack_checksums(sent["checksums"])
-        blocks = list(range(BLOCKS))
+        sent = await asyncio.to_thread(writer.ask, "write", **whole(BLOCKS), deadline_s=10, tag=1)
+        checksums = bytes.fromhex(sent["checksums"])
+        blocks = indices_of(range(BLOCKS))
 
-        assert mismatches(pool, blocks, checksums) == []
+        assert (await transport.mismatches(blocks, checksums)).size == 0
         pool.block(41)[BLOCK - 1] ^= 0x10
-        assert mismatches(pool, blocks, checksums) == [41]
+        assert 41 in await transport.mismatches(blocks, checksums)
+        assert np.array_equal(await transport.mismatches(blocks, checksums[8:]), blocks)
 
     rig.run(test)
 

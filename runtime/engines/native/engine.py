@@ -13,7 +13,7 @@ from dynamoc.runtime.engines.native.scheduler import Scheduler
 from dynamoc.runtime.engines.native.sequence import Step
 from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport
 from dynamoc.runtime.kv.layout import KvLayout
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.manifest import WorkerSettings
 from dynamoc.runtime.plane.messages import KvEvent, TokenOutput
 
@@ -52,7 +52,7 @@ class CoreEngine:
         """Shape of the pool."""
         return self._runner.layout()
 
-    def pool(self) -> HostPool:
+    def pool(self) -> Pool:
         """The pool that peers may write to."""
         return self._runner.pool()
 

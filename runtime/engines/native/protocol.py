@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dynamoc.runtime.engines.native.sequence import Sampled, Step
 from dynamoc.runtime.kv.layout import KvLayout
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import Pool
 
 
 class Runner(Protocol):
@@ -23,7 +23,7 @@ class Runner(Protocol):
         """Shape of the pool; after `load`."""
         ...
 
-    def pool(self) -> HostPool:
+    def pool(self) -> Pool:
         """The pool whose block indices the sequences carry; after `load`."""
         ...
 

@@ -1,28 +1,59 @@
-"""One xxh3-64 per block: taken from the source as it is sent, checked over the destination's own memory."""
+"""What both ends compute over the blocks of a transfer: over the source as it is sent, over the destination's memory.
+
+Which one a transport uses is fixed: the receiver checks every transfer before a token depends on it.
+"""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
+from enum import StrEnum
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.pairs import Indices
+from dynamoc.runtime.kv.transfer.rows import Rows, pick
 
-_digest = xxhash.xxh3_64_intdigest
-
-
-def pack_checksums(checksums: Sequence[int]) -> bytes:
-    """Checksums as u64 little-endian, the form they have on the planes."""
-    return struct.pack(f"<{len(checksums)}Q", *checksums)
+UNIT_BYTES = 512 * 1024
+Table = NDArray[np.uint64]
 
 
-def mismatches(pool: HostPool, blocks: Sequence[int], checksums: bytes) -> list[int]:
-    """The blocks whose bytes are not what was sent: all of them, if there is not one checksum per block.
+class Checksum(StrEnum):
+    """The named definitions.
 
-    Made for a thread: hashing releases the interpreter's lock.
+    `XXH3`: one xxh3-64 for every unit: as many consecutive pairs as fit `UNIT_BYTES`, at least one.
+    `SUMS`: for every pair, the two sums of `sums.py`; a kernel takes them on the way, and they add up over any cut.
     """
-    if len(checksums) != 8 * len(blocks):
-        return list(blocks)
-    expected = struct.unpack(f"<{len(blocks)}Q", checksums)
-    return [block for block, want in zip(blocks, expected, strict=True) if _digest(pool.block(block)) != want]
+
+    XXH3 = "xxh3-64/512KiB"
+    SUMS = "sums-2x64"
+
+
+def units_of(count: int, row_bytes: int) -> Iterator[slice]:
+    """The units of `count` pairs, in order."""
+    step = unit_rows(row_bytes)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def unit_rows(row_bytes: int) -> int:
+    """How many pairs share one checksum."""
+    return max(1, UNIT_BYTES // row_bytes)
+
+
+def digest(data: Rows) -> int:
+    """Of the bytes of one unit."""
+    return xxhash.xxh3_64_intdigest(data.data)
+
+
+def mismatches(rows: Rows, blocks: Indices, checksums: bytes) -> Indices:
+    """The blocks of the units whose bytes are not what was sent; all blocks, if there is not one checksum a unit.
+
+    Made for a thread: copying and hashing release the interpreter's lock.
+    """
+    units = list(units_of(blocks.size, rows.shape[1] * rows.itemsize))
+    if len(checksums) != 8 * len(units):
+        return blocks
+    expected = np.frombuffer(checksums, "<u8").tolist()
+    wrong = [blocks[u] for u, want in zip(units, expected, strict=True) if digest(pick(rows, blocks[u])) != want]
+    return np.concatenate(wrong) if wrong else blocks[:0]

@@ -33,7 +33,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.AttachPool("tcp", b"\xff", "ab"),
     m.PoolAttached("tcp", False, "no"),
     m.PrefillRequest(1, 2, b"\0" * 8, SAMPLING, 3, (4, 5), 6.5, 1),
-    m.PrefillDone(1, 2, OUTPUT, b"c" * 16, "tcp", 3, 0.5),
+    m.PrefillDone(1, 2, OUTPUT, "xxh3", (m.WrittenLayers(0, 3, b"c" * 16),), "tcp", 3, 0.5),
     m.PrefillFailed(1, 2, "why", False),
     m.AbortPrefill(1, 2),
     m.PrefillAborted(1, 2),

@@ -10,12 +10,17 @@ import pytest
 from pool_process import KEY, fill, layout_of
 
 from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.protocol import BlockPair, Outcome, TransportError
+from dynamoc.runtime.transports.protocol import Outcome, TransportError
 from dynamoc.runtime.transports.tcp import TcpTransport
 
 BLOCK = 4096
 HOST = "127.0.0.1"
+
+
+def announce(tag: int, count: int, *, block_bytes: int = BLOCK, size: int = BLOCK) -> bytes:
+    return wire.HEADER.pack(tag, count, block_bytes, 0, size, 30.0)
 
 
 def end(key: bytes = KEY, blocks: int = 16) -> tuple[TcpTransport, HostPool]:
@@ -111,7 +116,7 @@ def half_a_block(port: int, nonce: bytes) -> socket.socket:
     connection = socket.create_connection((HOST, port))
     connection.settimeout(5)
     wire.greet_as_writer(connection, KEY, nonce, patient)
-    connection.sendall(wire.HEADER.pack(5, 1, BLOCK, 30.0) + (3).to_bytes(4, "little"))
+    connection.sendall(announce(5, 1) + (3).to_bytes(4, "little"))
     wire.accept_answer(connection, patient)
     connection.sendall(b"\xff" * (BLOCK // 2))
     return connection
@@ -126,12 +131,14 @@ def go_on_sending(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        (wire.HEADER.pack(5, 1000, BLOCK, 5.0), "do not fit my pool"),
-        (wire.HEADER.pack(5, 1, 64, 5.0), "do not fit my pool"),
-        (wire.HEADER.pack(6, 1, BLOCK, 5.0) + bytes(4), "transfer 6 is not expected"),
-        (wire.HEADER.pack(5, 1, BLOCK, 5.0) + (4).to_bytes(4, "little"), "names blocks that are not expected"),
-        (wire.HEADER.pack(5, 2, BLOCK, 5.0) + (3).to_bytes(4, "little") * 2, "names blocks that are not expected"),
-        (wire.HEADER.pack(5, 1, BLOCK, 5.0) + b"\xff" * 4, "names blocks that are not expected"),
+        (announce(5, 1000), "do not fit my pool"),
+        (announce(5, 1, size=BLOCK + 1), "do not fit my pool"),
+        (announce(5, 1, size=0), "do not fit my pool"),
+        (announce(5, 1, block_bytes=64), "do not fit my pool"),
+        (announce(6, 1) + bytes(4), "transfer 6 is not expected"),
+        (announce(5, 1) + (4).to_bytes(4, "little"), "names blocks that are not expected"),
+        (announce(5, 2) + (3).to_bytes(4, "little") * 2, "names blocks that are not expected"),
+        (announce(5, 1) + b"\xff" * 4, "names blocks that are not expected"),
     ],
 )
 def test_announcements_that_are_wrong_are_refused_with_a_reason(header: bytes, reason: str) -> None:
@@ -141,7 +148,7 @@ def test_announcements_that_are_wrong_are_refused_with_a_reason(header: bytes, r
         owner.expect(5, [3])
         before = bytes(owned.data)
 
-        def announce() -> None:
+        def send() -> None:
             with socket.create_connection((HOST, owner_port(owner))) as connection:
                 connection.settimeout(5)
                 wire.greet_as_writer(connection, KEY, owned.nonce, lambda: None)
@@ -149,7 +156,7 @@ def test_announcements_that_are_wrong_are_refused_with_a_reason(header: bytes, r
                 wire.accept_answer(connection, lambda: None)
 
         with pytest.raises(TransportError, match=reason):
-            await asyncio.to_thread(announce)
+            await asyncio.to_thread(send)
         assert bytes(owned.data) == before
         await owner.close()
         owned.close()
@@ -167,7 +174,7 @@ def test_garbage_on_the_port_harms_nobody(garbage: bytes) -> None:
         writer, source = end()
         peer = await writer.connect(owner.metadata(), 5)
         owner.expect(1, [0])
-        completion = await writer.write(peer, [BlockPair(2, 0)], 5, 1).wait()
+        completion = await writer.write(peer, BlockPairs.of([2], [0]), 5, 1).wait()
 
         assert completion.outcome is Outcome.SUCCESS, completion.reason
         assert owned.block(0) == source.block(2)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-import xxhash
+import numpy as np
 from worker_rig import BLOCK_SIZE, HOST, KEY, Run
 
 from dynamoc.runtime.engines.pages import next_word, page_layout
 from dynamoc.runtime.kv.hashing import unpack_tokens
 from dynamoc.runtime.kv.pool import HostPool
-from dynamoc.runtime.kv.transfer.checksums import pack_checksums
+from dynamoc.runtime.kv.transfer.checksums import digest, units_of
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, indices_of
+from dynamoc.runtime.kv.transfer.rows import pick, rows_of
 from dynamoc.runtime.manifest import Role
 from dynamoc.runtime.plane.connection import Connection, Identity, PlaneServer, listen
 from dynamoc.runtime.plane.messages import (
@@ -23,8 +25,9 @@ from dynamoc.runtime.plane.messages import (
     PrefillFailed,
     PrefillRequest,
     TokenOutput,
+    WrittenLayers,
 )
-from dynamoc.runtime.transports.protocol import BlockPair, Completion, Peer
+from dynamoc.runtime.transports.protocol import Completion, Peer
 from dynamoc.runtime.transports.registry import make_transport
 
 FIRST_TOKEN = 1234
@@ -75,17 +78,23 @@ class FakePrefill:
         self._compute(request)
         if flip is not None:
             self._pool.block(flip)[5] ^= 0x40
-        pairs = [BlockPair(request.first_block + i, block) for i, block in enumerate(request.blocks[:count])]
+        destinations = request.blocks[:count]
+        pairs = BlockPairs.of(range(request.first_block, request.first_block + len(destinations)), destinations)
         return await self._transport.write(self._peer, pairs, 5, request.generation).wait()
 
     def say_done(self, request: PrefillRequest) -> None:
         """Claim that all blocks are written, with the checksums they should have."""
         self._compute(request)
-        blocks = range(request.first_block, request.first_block + len(request.blocks))
-        checksums = pack_checksums([xxhash.xxh3_64_intdigest(self._pool.block(block)) for block in blocks])
+        blocks = indices_of(range(request.first_block, request.first_block + len(request.blocks)))
+        layout = self._pool.layout
+        rows = rows_of(self._pool.data, layout.block_bytes, layout.span(None))
+        sums = [digest(pick(rows, blocks[unit])) for unit in units_of(blocks.size, layout.block_bytes)]
+        written = WrittenLayers(0, layout.layers, np.array(sums, "<u8").tobytes())
         output = TokenOutput(request.request_id, (FIRST_TOKEN,))
         name = (request.request_id, request.generation)
-        self.say(PrefillDone(*name, output, checksums, self._transport.name, len(checksums) * BLOCK_SIZE, 0.1))
+        moved = blocks.size * layout.block_bytes
+        checksum = self._transport.checksum
+        self.say(PrefillDone(*name, output, checksum, (written,), self._transport.name, moved, 0.1))
 
     def say_failed(self, request: PrefillRequest, reason: str, *, retryable: bool) -> None:
         self.say(PrefillFailed(request.request_id, request.generation, reason, retryable))
