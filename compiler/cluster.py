@@ -38,9 +38,25 @@ class Node:
     gpu_memory_bytes: int = 0
     host: str | None = None
     """What the site calls it."""
+    gres: str | None = None
+    """What the site's scheduler calls its GPUs."""
     disk_bytes: int = 0
+    disk_path: str | None = None
+    """Where its disk is mounted."""
+    disk_bytes_per_s: int = 0
+    cpu_flops: float = 0.0
+    """Dense bfloat16 FLOP/s of all its cores."""
     shm_bytes: int = 0
     nics: Nics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where models are: `bytes_per_s` of one node that reads, `total_bytes_per_s` of all together; 0 is not known."""
+
+    path: str | None = None
+    bytes_per_s: int = 0
+    total_bytes_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,10 @@ class Cluster:
     """Where these facts come from, for people."""
     nvlink_domain_nodes: int | None = None
     """Nodes that share one NVLink domain; None: what the kind of GPU says."""
+    storage: Storage = Storage()
+    """What all nodes share."""
+    objects_bytes_per_s: int = 0
+    """What one node reads from the object store."""
     partitions: tuple[Partition, ...] = ()
     site: Mapping[str, Any] = field(default_factory=dict)
     """Facts for a scheduler's target, as written: account, container runtime, mounts, interface, directives."""

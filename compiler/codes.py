@@ -41,6 +41,9 @@ CODES: Mapping[str, str] = {
     "D217": "prefill workers without decode workers",
     "D218": "decode workers without prefill workers",
     "D219": "aggregated workers beside prefill or decode workers",
+    "D220": "a cache that no worker uses",
+    "D221": "a worker with two caches",
+    "D222": "a cache without a tier",
     # capacity and topology
     "D301": "a worker larger than any node",
     "D302": "workers that do not fit the cluster",
@@ -69,6 +72,16 @@ CODES: Mapping[str, str] = {
     "D325": "graphs larger than what DeepEP sends",
     "D330": "weights that do not fit the GPUs",
     "D331": "no room for KV on the GPUs",
+    "D340": "host tiers larger than a node's memory",
+    "D341": "host tiers larger than /dev/shm",
+    "D342": "disk tiers larger than a node's disk",
+    "D343": "a disk tier beside the node's disk",
+    "D344": "a tier at no usable place",
+    "D345": "a tier smaller than the one above it",
+    "D346": "a tier smaller than a block",
+    "D347": "a tier slower than computing again",
+    "D348": "a time limit shorter than the start",
+    "D349": "a deadline shorter than the start",
     # targets
     "D401": "more nodes than the target holds",
     "D402": "a container runtime the target does not start",
@@ -100,6 +113,7 @@ CODES: Mapping[str, str] = {
     "D527": "a field the engine has no flag for",
     "D528": "prefill and decode that move KV differently",
     "D529": "copies of a model over several nodes",
+    "D530": "a tier the engine does not keep",
 }
 
 NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D510"})

@@ -32,6 +32,11 @@ KV_FORMATS: Mapping[str, str] = {
 }
 
 
+def tier_bytes(options: WorkerOptions) -> int:
+    """Host memory of one worker that its cache says; 0 where there is no such tier."""
+    return 0 if options.cache is None else options.cache.host_bytes or 0
+
+
 def kv_format(name: str) -> str:
     """One name for formats of KV that are the same."""
     return KV_FORMATS.get(name.lower(), name.lower())
@@ -69,6 +74,10 @@ class EngineCapabilities:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a worker where neither the spec nor `args` say."""
     arguments: tuple[str, ...] | None = None
+    start_s: float = 60.0
+    """What a start may take beside the reading of weights: imports, compilation, the capture of graphs."""
+    tiers: tuple[str, ...] = ()
+    """Tiers of a cache that its workers keep: `host`, `disk`, `object`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,20 @@ class OwnEngine:
         del role, leads, nodes
         return ("plane", "metrics")
 
+    def host_cache_bytes(self, options: WorkerOptions) -> int:
+        """As the cache says."""
+        return tier_bytes(options)
+
+    def keeps_tier_in_shm(self, options: WorkerOptions) -> bool:
+        """Theirs is memory of the process."""
+        del options
+        return False
+
+    def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
+        """What they keep they keep in every role."""
+        del options, role
+        return None
+
     def usage(self, options: WorkerOptions, role: Role) -> Usage | None:
         """Their pools are in host memory, or simulated."""
         del options, role
@@ -199,6 +222,18 @@ class EngineDialect(Protocol):
 
     def host_bytes(self, geometry: Geometry | None, options: WorkerOptions, blocks: int) -> int:
         """Host memory of one worker, at least; what is unknown counts nothing."""
+        ...
+
+    def host_cache_bytes(self, options: WorkerOptions) -> int:
+        """Host memory of one worker for KV that left its device, at least: of its cache, or as `args` say."""
+        ...
+
+    def keeps_tier_in_shm(self, options: WorkerOptions) -> bool:
+        """Whether its host tier is in files of /dev/shm, as far as that is known."""
+        ...
+
+    def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
+        """Why a worker cannot keep the tiers that its engine knows; None where it can."""
         ...
 
     def usage(self, options: WorkerOptions, role: Role) -> Usage | None:

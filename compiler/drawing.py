@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 from dynamoc.compiler.graph import Component, Edge, EdgeKind
+from dynamoc.compiler.memory import spell_bytes
 from dynamoc.compiler.plan import Plan
+from dynamoc.compiler.tiers import sizes_of
 from dynamoc.runtime.manifest import Role
 
 FILL: Mapping[Role, str] = {
@@ -15,9 +17,12 @@ FILL: Mapping[Role, str] = {
     Role.PREFILL: "#f9cdb5",
     Role.DECODE: "#c5e8d5",
     Role.AGGREGATED: "#e0d3f0",
+    Role.CACHE: "#ececec",
 }
 """Light fills that differ in lightness too, for black text in any kind of sight (after Okabe and Ito)."""
 
+ARROWS = {EdgeKind.REQUEST: "-->", EdgeKind.CACHE: "<-.->"}
+"""Mermaid's, of edges without a label."""
 LINE = "#3b3f46"
 KV_LINE = "#0072b2"
 TEXT = 'fontname="Helvetica,Arial,sans-serif"'
@@ -25,7 +30,7 @@ LAYOUT = "rankdir=LR, bgcolor=white, pad=0.3, nodesep=0.45, ranksep=0.9"
 
 
 def to_dot(plan: Plan) -> str:
-    """A Graphviz digraph: a box a component, requests solid, KV dashed with its transport."""
+    """A Graphviz digraph: a box a component, requests solid, KV dashed with its transport, tiers dotted."""
     lines = [
         f"digraph {_quoted(plan.graph.name)} {{",
         f"  graph [{LAYOUT}, {TEXT}, fontsize=13, labelloc=t, label={_quoted(_title(plan))}]",
@@ -54,7 +59,7 @@ def to_mermaid(plan: Plan) -> str:
         lines.append(f'  {_identifier(component)}["{text}"]:::{component.role}')
     names = {component.name: _identifier(component) for component in plan.graph.components}
     for edge in _edges(plan):
-        arrow = "-->" if edge.kind is EdgeKind.REQUEST else f'-. "{_kv_label(plan, edge)}" .->'
+        arrow = f'-. "{_kv_label(plan, edge)}" .->' if edge.kind is EdgeKind.KV else ARROWS[edge.kind]
         lines.append(f"  {names[edge.source]} {arrow} {names[edge.target]}")
     roles = dict.fromkeys(component.role for component in _components(plan))
     lines += [f"  classDef {role} fill:{FILL[role]},stroke:{LINE},color:#000" for role in roles]
@@ -77,7 +82,10 @@ def _title(plan: Plan) -> str:
 
 
 def _facts(plan: Plan, component: Component) -> list[str]:
-    """Lines under the name: role where it is another word, engine, GPUs, nodes."""
+    """Lines under the name: role where it is another word, engine, GPUs, nodes; of a cache its tiers."""
+    if component.cache is not None:
+        sizes = sizes_of(component.cache).items()
+        return [f"{tier} {spell_bytes(size)}" if size is not None else tier for tier, size in sizes]
     processes = [process for process in plan.processes if process.component is component]
     nodes = sorted({process.node for process in processes})
     facts = [] if component.name == component.role else [str(component.role)]
@@ -114,6 +122,8 @@ def _look(component: Component) -> str:
 def _line(plan: Plan, edge: Edge) -> str:
     if edge.kind is EdgeKind.REQUEST:
         return ""
+    if edge.kind is EdgeKind.CACHE:
+        return f'[style=dotted, penwidth=1.6, color="{KV_LINE}", dir=both]'
     return f'[style=dashed, penwidth=1.6, color="{KV_LINE}", fontcolor="{KV_LINE}", label=" {_kv_label(plan, edge)} "]'
 
 

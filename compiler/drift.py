@@ -110,7 +110,7 @@ def is_written(path: Path, spec: Mapping[str, Any]) -> bool:
         return True
     if path[:1] != ("components",) or len(path) < 3:
         return False
-    served = any(_at(spec, (*path[:2], "role")) == role for role in (Role.FRONTEND, Role.ROUTER))
+    served = any(_at(spec, (*path[:2], "role")) == role for role in (Role.FRONTEND, Role.ROUTER, Role.CACHE))
     return not served and _at(spec, ("defaults", *path[2:])) is not None
 
 

@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from itertools import pairwise
 
+from dynamoc.compiler.cache_spec import CacheSpec
 from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Reporter
 from dynamoc.compiler.graph import Edge, EdgeKind
 from dynamoc.compiler.spec import EdgeSpec, Spec, WorkerSpec
@@ -62,7 +63,7 @@ def _from_mapping(entry: EdgeSpec, at: Path, spec: Spec, report: Reporter) -> li
     if unknown:
         return []
     kind = _kind(spec, entry.from_, entry.to)
-    if kind is EdgeKind.REQUEST and entry.transport is not None:
+    if kind is not EdgeKind.KV and entry.transport is not None:
         where: Path = (*at, "transport")
         message = f"the edge `{entry.from_} -> {entry.to}` moves no KV"
         label = (where, "a transport moves blocks between workers")
@@ -71,6 +72,8 @@ def _from_mapping(entry: EdgeSpec, at: Path, spec: Spec, report: Reporter) -> li
 
 
 def _kind(spec: Spec, source: str, target: str) -> EdgeKind:
-    """Between workers an edge moves KV, everywhere else requests."""
+    """Between workers an edge moves KV; what leads to a cache says who keeps blocks there; all else is requests."""
+    if isinstance(spec.components[target], CacheSpec):
+        return EdgeKind.CACHE
     workers = all(isinstance(spec.components[name], WorkerSpec) for name in (source, target))
     return EdgeKind.KV if workers else EdgeKind.REQUEST

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dynamoc.compiler.diagnostics import Path
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.geometry import Geometry
-from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
+from dynamoc.runtime.manifest import CacheSettings, FrontendSettings, Role, RouterSettings
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -21,10 +21,11 @@ SIZES = ("tp", "pp", "dp", "ep")
 
 
 class EdgeKind(StrEnum):
-    """`request`: who calls whom. `kv`: who sends blocks to whom."""
+    """`request`: who calls whom. `kv`: who sends blocks to whom. `cache`: who keeps blocks in which tiers."""
 
     REQUEST = "request"
     KV = "kv"
+    CACHE = "cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ class WorkerOptions:
     nodes_per_worker: int | None = None
     image: str | None = None
     entrypoint: str = "native"
+    cache: CacheSettings | None = None
+    """Tiers of one worker, from the cache it is connected to."""
     reading: Reading = field(default_factory=Reading)
     written: frozenset[str] = frozenset()
 
@@ -129,7 +132,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A vertex: a frontend, a router or a pool of workers."""
+    """A vertex: a frontend, a router, a pool of workers or their cache, of which there is no process."""
 
     name: str
     role: Role
@@ -139,7 +142,10 @@ class Component:
     worker: WorkerOptions | None = None
     router: RouterSettings | None = None
     frontend: FrontendSettings | None = None
+    cache: CacheSettings | None = None
     image: str | None = None
+    ready_timeout_s: float | None = None
+    """As the user says; None where it follows from what a start takes."""
     at: Path = field(compare=False, repr=False, default=())
 
     def where(self, fact: str) -> Path:
@@ -217,6 +223,11 @@ class Graph:
     def of_role(self, role: Role) -> tuple[Component, ...]:
         """Components of one role."""
         return tuple(c for c in self.components if c.role is role)
+
+    def cache_of(self, name: str) -> Component | None:
+        """The cache that a component of workers is connected to."""
+        caches = (self.component(edge.target) for edge in self.edges if edge.source == name)
+        return next((cache for cache in caches if cache.cache is not None), None)
 
     def digraph(self) -> nx.DiGraph[str]:
         """The same as a networkx graph: vertices are component names, edges carry their `Edge` as `edge`."""

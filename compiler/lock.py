@@ -147,7 +147,7 @@ def _image(image: str) -> dict[str, str | None]:
 
 
 def _plan(plan: Plan, manifest: Manifest) -> LockedPlan:
-    kinds = {f"{edge.source} -> {edge.target}": edge.transport or edge.kind for edge in manifest.edges}
+    kinds = {f"{e.source} -> {e.target}": plan.transports.get((e.source, e.target)) or e.kind for e in plan.graph.edges}
     told = zip(plan.processes, manifest.processes, strict=True)
     return LockedPlan(
         hash=manifest.plan_hash,

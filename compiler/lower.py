@@ -6,6 +6,8 @@ import hashlib
 
 import msgspec
 
+from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.graph import EdgeKind
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.runtime.manifest import (
     MANIFEST_VERSION,
@@ -61,6 +63,7 @@ def _process(process: Process) -> ProcessSpec:
         env=dict(process.env),
         ports=dict(process.ports),
         start_order=START_ORDER[component.role],
+        ready_timeout_s=process.ready_timeout_s,
         worker=_worker(process),
         router=component.router,
         frontend=component.frontend,
@@ -85,6 +88,7 @@ def _worker(process: Process) -> WorkerSettings | None:
         max_batched_tokens=options.max_batched_tokens,
         max_sequences=options.max_sequences,
         transport=process.transport,
+        cache=None if dialect(options.engine).capabilities.external else options.cache,
         args=options.args,
     )
 
@@ -93,5 +97,6 @@ def _edges(plan: Plan) -> tuple[Edge, ...]:
     edges = [
         Edge(source=e.source, target=e.target, kind=str(e.kind), transport=plan.transports.get((e.source, e.target)))
         for e in plan.graph.edges
+        if e.kind is not EdgeKind.CACHE  # it names no process: what it says is in the settings of the workers
     ]
     return tuple(sorted(edges, key=lambda e: (e.source, e.target)))

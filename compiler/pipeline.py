@@ -16,7 +16,9 @@ from dynamoc.compiler.passes.assign_cpus import assign_cpus
 from dynamoc.compiler.passes.assign_ports import assign_ports
 from dynamoc.compiler.passes.check_attention import check_attention
 from dynamoc.compiler.passes.check_budgets import check_budgets
+from dynamoc.compiler.passes.check_caches import check_caches
 from dynamoc.compiler.passes.check_disaggregation import check_disaggregation
+from dynamoc.compiler.passes.check_disk_tiers import check_disk_tiers
 from dynamoc.compiler.passes.check_edges import check_edges
 from dynamoc.compiler.passes.check_engines import check_engines
 from dynamoc.compiler.passes.check_environment import check_environment
@@ -25,18 +27,23 @@ from dynamoc.compiler.passes.check_fixed_ports import check_fixed_ports
 from dynamoc.compiler.passes.check_flags import check_flags
 from dynamoc.compiler.passes.check_gpu_memory import check_gpu_memory
 from dynamoc.compiler.passes.check_heads import check_heads
+from dynamoc.compiler.passes.check_host_tiers import check_host_tiers
 from dynamoc.compiler.passes.check_load import check_load
 from dynamoc.compiler.passes.check_memory import check_memory
 from dynamoc.compiler.passes.check_model import check_model
 from dynamoc.compiler.passes.check_nvlink import check_nvlink
+from dynamoc.compiler.passes.check_onboarding import check_onboarding
 from dynamoc.compiler.passes.check_pairs import check_pairs
 from dynamoc.compiler.passes.check_replication import check_replication
 from dynamoc.compiler.passes.check_roles import check_roles
 from dynamoc.compiler.passes.check_served_pairs import check_served_pairs
+from dynamoc.compiler.passes.check_start import check_start
 from dynamoc.compiler.passes.check_target import check_target
+from dynamoc.compiler.passes.check_tiers import check_tiers
 from dynamoc.compiler.passes.check_time import check_time
 from dynamoc.compiler.passes.check_world_size import check_world_size
 from dynamoc.compiler.passes.choose_transports import choose_transports
+from dynamoc.compiler.passes.set_deadlines import set_deadlines
 from dynamoc.compiler.passes.spell_commands import spell_commands
 from dynamoc.compiler.place import place
 from dynamoc.compiler.plan import Plan
@@ -66,6 +73,8 @@ GRAPH_PASSES: tuple[GraphPass, ...] = (
     check_served_pairs,
     check_load,
     check_budgets,
+    check_caches,
+    check_tiers,
 )
 PLAN_PASSES: tuple[PlanPass, ...] = (
     choose_transports,
@@ -75,7 +84,12 @@ PLAN_PASSES: tuple[PlanPass, ...] = (
     check_nvlink,
     check_replication,
     check_time,
+    check_start,
+    set_deadlines,
     check_memory,
+    check_host_tiers,
+    check_disk_tiers,
+    check_onboarding,
     check_gpu_memory,
     spell_commands,
 )

@@ -30,6 +30,8 @@ class Process:
     transport: str | None
     launch: Launch | None = None
     """How the engine itself is started, where it is a program of its own."""
+    ready_timeout_s: float = 0.0
+    """How long its start may take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,12 @@ Unit = Sequence[Replica]
 
 
 def replicas_of(graph: Graph, cluster: Cluster) -> list[Replica]:
-    """All replicas, frontends first."""
+    """All replicas, frontends first; a cache has none."""
     together = {name for group in graph.same_node for name in group}
     return [
         replica
         for component in sorted(graph.components, key=lambda c: (ROLE_ORDER.index(c.role), c.name))
+        if component.cache is None
         for replica in _replicas(graph, component, cluster, component.name in together)
     ]
 
@@ -58,6 +59,7 @@ def _replicas(graph: Graph, component: Component, cluster: Cluster, together: bo
         engine, node_gpus = dialect(options.engine), max(node.gpus for node in cluster.nodes)
         blocks = engine.pool_blocks(graph.model.geometry, options) or 0
         memory = engine.host_bytes(graph.model.geometry, options, blocks) if options.device == "cpu" else 0
+        memory += engine.host_cache_bytes(options)
         needs = Resources(options.allotted, options.cpus or 0, memory)
         parts = [*split(needs, 1 if together else nodes_of(component, node_gpus), node_gpus)]
     return [Replica(component, number, tuple(parts), blocks) for number in range(component.replicas)]

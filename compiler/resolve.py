@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from dynamoc.compiler.cache_spec import CacheSpec
 from dynamoc.compiler.codes import CODES, NEVER_WAIVED
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Reporter, Waiver, spell
 from dynamoc.compiler.dialect import DIALECTS, dialect
@@ -17,6 +18,7 @@ from dynamoc.compiler.geometry import WIDTHS, Geometry
 from dynamoc.compiler.graph import (
     Allowance,
     Component,
+    Edge,
     Graph,
     Load,
     Model,
@@ -26,7 +28,7 @@ from dynamoc.compiler.options import WORKER_DEFAULTS, build_options, merge, merg
 from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.spec import FrontendSpec, LoadSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
 from dynamoc.compiler.units import as_written
-from dynamoc.runtime.manifest import FrontendSettings, Role, RouterSettings
+from dynamoc.runtime.manifest import CacheSettings, DiskTier, FrontendSettings, ObjectTier, Role, RouterSettings
 
 DEFAULT_PORT = 8000
 LOAD_FIELDS = ("requests", "warmup_requests", "shared_prefix", "seed", "tool")
@@ -40,11 +42,12 @@ def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
     geometry = _geometry(spec, report, models)
     _check_effects(spec, report)
     components = tuple(_component(spec, name, geometry, report) for name in spec.components)
+    edges = resolve_edges(spec, report)
     return Graph(
         name=spec.name,
         model=_model(spec.model, geometry),
-        components=components,
-        edges=resolve_edges(spec, report),
+        components=tuple(_with_cache(component, components, edges) for component in components),
+        edges=edges,
         same_node=_same_node(spec, report),
         reserve_nodes=(spec.placement.reserve_nodes if spec.placement is not None else None) or 0,
         time_limit_s=spec.time_limit,
@@ -111,15 +114,26 @@ def _component(spec: Spec, name: str, geometry: Geometry | None, report: Reporte
     component = spec.components[name]
     at: Path = ("components", name)
     role = Role(component.role)
+    if isinstance(component, CacheSpec):
+        return Component(name, role, 1, {}, cache=_cache(component), at=at)
     env = dict(component.env or {})
     if isinstance(component, FrontendSpec):
         settings = _settings(component, FrontendSettings)
-        port = component.port or DEFAULT_PORT
-        replicas = component.replicas or 1
-        return Component(name, role, replicas, env, port=port, frontend=settings, image=component.image, at=at)
+        return Component(
+            name,
+            role,
+            component.replicas or 1,
+            env,
+            port=component.port or DEFAULT_PORT,
+            frontend=settings,
+            image=component.image,
+            ready_timeout_s=component.ready_timeout,
+            at=at,
+        )
     if isinstance(component, RouterSpec):
         _check_router(component, at, report)
-        return Component(name, role, 1, env, router=_settings(component, RouterSettings), at=at)
+        router = _settings(component, RouterSettings)
+        return Component(name, role, 1, env, router=router, ready_timeout_s=component.ready_timeout, at=at)
     return _worker(name, component, spec.defaults or WorkerFields(), geometry, report)
 
 
@@ -138,7 +152,35 @@ def _worker(
     options = build_options(written, merge_args(engine, worker, defaults), engine, geometry)
     env = {**(defaults.env or {}), **(worker.env or {})}
     replicas = written.get("replicas", WORKER_DEFAULTS["replicas"])
-    return Component(name, Role(worker.role), replicas, env, worker=options, image=options.image, at=at)
+    return Component(
+        name,
+        Role(worker.role),
+        replicas,
+        env,
+        worker=options,
+        image=options.image,
+        ready_timeout_s=written.get("ready_timeout"),
+        at=at,
+    )
+
+
+def _cache(spec: CacheSpec) -> CacheSettings:
+    tiers = spec.tiers
+    return CacheSettings(
+        host_bytes=tiers.host,
+        disk=None if tiers.disk is None else DiskTier(path=tiers.disk.path, bytes=tiers.disk.size),
+        object=None if tiers.object is None else ObjectTier(url=tiers.object.url, bytes=tiers.object.size),
+        **({} if spec.admission is None else {"admission": spec.admission}),
+    )
+
+
+def _with_cache(component: Component, components: Sequence[Component], edges: Sequence[Edge]) -> Component:
+    """A worker keeps the tiers of the first cache it leads to; a pass reports a second one."""
+    targets = {edge.target for edge in edges if edge.source == component.name}
+    caches = [other.cache for other in components if other.name in targets and other.cache is not None]
+    if component.worker is None or not caches:
+        return component
+    return replace(component, worker=replace(component.worker, cache=caches[0]))
 
 
 def _check_own(written: Mapping[str, Any], at: Path, engine: str, report: Reporter) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import DEFAULT_TOOL, Component, Edge, Graph, Load, WorkerOptions
 from dynamoc.compiler.plan import Plan
-from dynamoc.runtime.manifest import FrontendSettings, RouterSettings
+from dynamoc.runtime.manifest import CacheSettings, FrontendSettings, Role, RouterSettings
 
 KIB = 1024
 
@@ -40,7 +40,7 @@ def _spec(plan: Plan, fields_of: Callable[[Plan, Component], dict[str, Any]]) ->
             "served_name": model.served_name,
             "precision": model.precision,
         },
-        "components": {process.component.name: fields_of(plan, process.component) for process in plan.processes},
+        "components": {component.name: fields_of(plan, component) for component in _components(plan)},
         "edges": [_edge(plan, edge) for edge in sorted(graph.edges, key=lambda e: (e.source, e.target))],
         "placement": _placement(graph),
         "load": _load(graph.load) if graph.load else None,
@@ -49,6 +49,12 @@ def _spec(plan: Plan, fields_of: Callable[[Plan, Component], dict[str, Any]]) ->
     }
     cleaned: dict[str, Any] = _without_nothing(spec)
     return cleaned
+
+
+def _components(plan: Plan) -> list[Component]:
+    """In the order of their processes, then caches, which have none."""
+    placed = {process.component.name: process.component for process in plan.processes}
+    return [*placed.values(), *plan.graph.of_role(Role.CACHE)]
 
 
 def _placement(graph: Graph) -> dict[str, Any] | None:
@@ -95,6 +101,10 @@ def explicit(plan: Plan, component: Component) -> dict[str, Any]:
     if component.worker is not None:
         blocks = next(p.kv_blocks for p in plan.processes if p.component is component)
         fields |= {"replicas": component.replicas} | _worker(component.worker, blocks)
+    if component.cache is not None:
+        fields |= _cache(component.cache)
+    if component.ready_timeout_s is not None:
+        fields["ready_timeout"] = _seconds(component.ready_timeout_s)
     return fields | {"env": dict(sorted(component.env.items())) or None}
 
 
@@ -113,6 +123,16 @@ def _router(router: RouterSettings) -> dict[str, Any]:
         for name in ("overlap_credit", "prefill_load_scale", "temperature"):
             del settings[name]
     return settings
+
+
+def _cache(cache: CacheSettings) -> dict[str, Any]:
+    tiers: dict[str, Any] = {} if cache.host_bytes is None else {"host": exact_size(cache.host_bytes)}
+    if cache.disk is not None:
+        tiers["disk"] = {"path": cache.disk.path, "size": exact_size(cache.disk.bytes)}
+    if cache.object is not None:
+        size = None if cache.object.bytes is None else exact_size(cache.object.bytes)
+        tiers["object"] = {"url": cache.object.url, "size": size}
+    return {"tiers": tiers, "admission": cache.admission}
 
 
 def _worker(options: WorkerOptions, kv_blocks: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, Ranks, kv_format
+from dynamoc.compiler.dialect import EngineCapabilities, Ranks, kv_format, tier_bytes
 from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
@@ -22,6 +22,8 @@ SERVED = EngineCapabilities(
     shards_blocks=False,
     spans_nodes=True,
     external=True,
+    start_s=900.0,
+    tiers=("host",),
 )
 """What all of them can do; a dialect replaces what it does differently."""
 
@@ -75,6 +77,33 @@ class ServedEngine:
         del geometry, options, blocks
         return 0
 
+    def host_cache_bytes(self, options: WorkerOptions) -> int:
+        """Of its cache, else of its own flags."""
+        return tier_bytes(options) or self.own_cache_bytes(options)
+
+    def keeps_tier_in_shm(self, options: WorkerOptions) -> bool:
+        """Only where an engine is known to."""
+        del options
+        return False
+
+    def own_cache_bytes(self, options: WorkerOptions) -> int:
+        """What its flags say a worker keeps in host memory; 0 where they leave it to the engine."""
+        raise NotImplementedError
+
+    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
+        """A host tier of `size` bytes of one worker, as facts of its flag table."""
+        raise NotImplementedError
+
+    def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
+        """Where `args` say the size too, or the engine would round it to nothing."""
+        del role
+        size = tier_bytes(options)
+        if size and "host_cache" in options.facts:
+            return f"`args` give it a host cache of their own, `{options.reading.spelled['host_cache'][-1]}`"
+        if size and not self.tells_tier(options, size)["host_cache"]:
+            return f"its smallest host tier is 1 GB for each of its {options.parallel.gpus} ranks"
+        return None
+
     def kv_tokens(self, options: WorkerOptions) -> int | None:
         """Tokens of the pool where it was told how large it is."""
         blocks = self.pool_blocks(None, options)
@@ -88,7 +117,8 @@ class ServedEngine:
         if "kv_dtype" in told:
             name = kv_format(told["kv_dtype"])
             told["kv_dtype"] = self.capabilities.kv_names.get(name, name)
-        return told
+        size = tier_bytes(options)
+        return told | (self.tells_tier(options, size) if size else {})
 
     def flags_of_fields(self, options: WorkerOptions) -> dict[str, Any]:
         """The same under the engine's names."""

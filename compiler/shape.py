@@ -29,6 +29,8 @@ _KINDS = {
     "list": "a list",
     "finite": "a number",
 }
+TAGS = ("<frontend>", "<router>", "<worker>", "<cache>")
+"""Shapes of a component."""
 FREE_TEXT = ("model", "defaults", "components")
 """Where text is more than the name of something else, so that a number in quotes can be meant."""
 LISTS_OF_TEXT = ("edges", "same_node")
@@ -217,7 +219,7 @@ def fields_of(part: type[BaseModel]) -> list[str]:
 
 def roles_of(part_at: Callable[[Location], type[BaseModel]]) -> list[str]:
     """Every role a component may have."""
-    shapes = [part_at(("components", "", tag)) for tag in ("<frontend>", "<router>", "<worker>")]
+    shapes = [part_at(("components", "", tag)) for tag in TAGS]
     return [role for shape in shapes for role in shape.model_fields["role"].annotation.__args__]  # type: ignore[union-attr]
 
 
@@ -233,7 +235,7 @@ def references_to(data: Any, old: str, new: str) -> tuple[Change, ...]:
 
 
 def _fields_of_roles(part_at: Callable[[Location], type[BaseModel]]) -> set[str]:
-    return {f for tag in ("<frontend>", "<router>", "<worker>") for f in fields_of(part_at(("components", "", tag)))}
+    return {f for tag in TAGS for f in fields_of(part_at(("components", "", tag)))}
 
 
 def _converted(value: Any, wanted: str) -> Any:

@@ -2,43 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from dynamoc.compiler.units import (
-    DURATION,
-    SIZE,
-    TIME_LIMIT,
-    as_written,
-    parse_duration,
-    parse_size,
-    parse_time_limit,
+from dynamoc.compiler.cache_spec import CacheSpec, DiskTierSpec, ObjectTierSpec, TiersSpec
+from dynamoc.compiler.written import (
+    Dtype,
+    Duration,
+    Environment,
+    Name,
+    Part,
+    Positive,
+    Precision,
+    Replicas,
+    Size,
+    Text,
+    TimeLimit,
+    Written,
 )
 
-NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
-VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
-Written = Annotated[str, BeforeValidator(as_written), WithJsonSchema({"type": ["string", "number"]})]
-Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"type": "string", "pattern": SIZE})]
-Duration = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": DURATION})]
-TimeLimit = Annotated[
-    float, BeforeValidator(parse_time_limit), WithJsonSchema({"type": "string", "pattern": TIME_LIMIT})
-]
-Dtype = Literal["bfloat16", "float16", "float32", "fp8", "float8_e4m3fn", "float8_e5m2"]
-Precision = Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "int8", "fp4", "nvfp4", "mxfp4", "int4"]
-Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Replicas = Annotated[int, Field(ge=1, le=10_000)]
-Environment = dict[Annotated[str, Field(pattern=VARIABLE)], Written]
-Name = Annotated[str, Field(pattern=NAME)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class _Part(BaseModel):
-    """A mapping of the file: no unknown field, no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """The model: `ref` names it, `path` is a folder with its weights; at least one of them."""
 
     ref: Text | None = Field(
@@ -60,7 +43,7 @@ class ModelSpec(_Part):
     )
 
 
-class ParallelSpec(_Part):
+class ParallelSpec(Part):
     """GPUs of one worker: tp x pp x dp; ep divides them."""
 
     tp: Positive | None = Field(default=None, description="Tensor parallel size.", examples=[2])
@@ -69,7 +52,7 @@ class ParallelSpec(_Part):
     ep: Positive | None = Field(default=None, description="Expert parallel size; divides tp x pp x dp.", examples=[1])
 
 
-class WorkerFields(_Part):
+class WorkerFields(Part):
     """What `defaults` may say of all workers, and a worker of itself."""
 
     replicas: Replicas | None = Field(default=None, description="How many workers.", examples=[2])
@@ -120,6 +103,11 @@ class WorkerFields(_Part):
     max_sequences: Positive | None = Field(default=None, description="Sequences that run at once.", examples=[64])
     prefix_caching: bool | None = Field(default=None, description="Keep blocks for later requests.", examples=[True])
     cpus: Positive | None = Field(default=None, description="CPU cores of one worker.", examples=[4])
+    ready_timeout: Duration | None = Field(
+        default=None,
+        description="How long its start may take; follows from weights and storage if left out.",
+        examples=["20 min"],
+    )
     args: dict[str, Any] | None = Field(
         default=None, description="The engine's own options, handed over as they are.", examples=[{"seed": 1}]
     )
@@ -136,7 +124,7 @@ class WorkerSpec(WorkerFields):
     )
 
 
-class FrontendSpec(_Part):
+class FrontendSpec(Part):
     """The HTTP side, OpenAI's API."""
 
     role: Literal["frontend"] = Field(description="Serves HTTP.", examples=["frontend"])
@@ -165,12 +153,15 @@ class FrontendSpec(_Part):
     router_wait: Duration | None = Field(
         default=None, description="How long a request waits for a lost router.", examples=["5 s"]
     )
+    ready_timeout: Duration | None = Field(
+        default=None, description="How long its start may take.", examples=["20 min"]
+    )
     env: Environment | None = Field(
         default=None, description="Environment variables of the processes.", examples=[{"LANG": "C.UTF-8"}]
     )
 
 
-class RouterSpec(_Part):
+class RouterSpec(Part):
     """Chooses the workers of a request."""
 
     role: Literal["router"] = Field(description="Chooses workers.", examples=["router"])
@@ -201,12 +192,15 @@ class RouterSpec(_Part):
         description="Prompts with fewer uncached tokens are prefilled by the decode worker.",
         examples=[64],
     )
+    ready_timeout: Duration | None = Field(
+        default=None, description="How long its start may take.", examples=["20 min"]
+    )
     env: Environment | None = Field(
         default=None, description="Environment variables of the process.", examples=[{"LANG": "C.UTF-8"}]
     )
 
 
-class EdgeSpec(_Part):
+class EdgeSpec(Part):
     """One edge, where more is to be said than who talks to whom."""
 
     from_: Text = Field(alias="from", description="Component that sends.", examples=["prefill"])
@@ -222,7 +216,7 @@ GroupOrName = Annotated[
 ]
 
 
-class PlacementSpec(_Part):
+class PlacementSpec(Part):
     """Wishes about nodes."""
 
     same_node: list[GroupOrName] | None = Field(
@@ -247,7 +241,7 @@ RequestRate = Annotated[
 ]
 
 
-class LoadSpec(_Part):
+class LoadSpec(Part):
     """The traffic that is expected."""
 
     isl: Positive = Field(description="Input sequence length, tokens.", examples=[8192])
@@ -278,7 +272,7 @@ class LoadSpec(_Part):
     )
 
 
-class AllowSpec(_Part):
+class AllowSpec(Part):
     """A rule that is switched off."""
 
     code: Text = Field(description="Code of the rule, D3xx and up.", examples=["D301"])
@@ -296,6 +290,7 @@ def _role_tag(value: Any) -> str | None:
 ROLES = {
     "frontend": "<frontend>",
     "router": "<router>",
+    "cache": "<cache>",
     "prefill": "<worker>",
     "decode": "<worker>",
     "aggregated": "<worker>",
@@ -303,6 +298,7 @@ ROLES = {
 ComponentSpec = Annotated[
     Annotated[FrontendSpec, Tag("<frontend>")]
     | Annotated[RouterSpec, Tag("<router>")]
+    | Annotated[CacheSpec, Tag("<cache>")]
     | Annotated[WorkerSpec, Tag("<worker>")],
     Discriminator(_role_tag),
 ]
@@ -312,7 +308,7 @@ EdgeText = Annotated[
 ]
 
 
-class Spec(_Part):
+class Spec(Part):
     """A pipeline for LLM inference: a model, components, and the edges between them."""
 
     dynamoc: Literal[1] = Field(description="Version of the spec language.", examples=[1])
@@ -326,7 +322,7 @@ class Spec(_Part):
         examples=[{"block_size": 16}],
     )
     components: Annotated[dict[Name, ComponentSpec], Field(min_length=1)] = Field(
-        description="Frontends, routers and pools of workers, by name.",
+        description="Frontends, routers, pools of workers and their caches, by name.",
         examples=[{"frontend": {"role": "frontend", "port": 8000}}],
     )
     edges: Annotated[list[EdgeText], Field(min_length=1)] = Field(
@@ -352,6 +348,7 @@ class Spec(_Part):
 TAGS: dict[str, type[BaseModel]] = {
     "<frontend>": FrontendSpec,
     "<router>": RouterSpec,
+    "<cache>": CacheSpec,
     "<worker>": WorkerSpec,
     "<edge>": EdgeSpec,
 }
@@ -373,6 +370,12 @@ def part_at(location: tuple[str | int, ...]) -> type[BaseModel]:
             return TAGS[tag]
         case (_, *_, "parallel"):
             return ParallelSpec
+        case (*_, "tiers"):
+            return TiersSpec
+        case (*_, "tiers", "disk"):
+            return DiskTierSpec
+        case (*_, "tiers", "object"):
+            return ObjectTierSpec
     return PARTS[str(location[0])]
 
 

@@ -21,6 +21,8 @@ def verify_graph(graph: Graph) -> None:
         _require(edge.source in names and edge.target in names, f"edge {edge} names no component")
         workers = [graph.component(name).role.is_worker for name in (edge.source, edge.target)]
         _require((edge.kind is EdgeKind.KV) == all(workers), f"edge {edge} is of the wrong kind")
+        caches = graph.component(edge.target).cache is not None
+        _require((edge.kind is EdgeKind.CACHE) == caches, f"edge {edge} is of the wrong kind")
     for component in graph.components:
         _require(component.replicas >= 1, f"{component.name} has no replica")
         _require((component.worker is not None) == component.role.is_worker, f"{component.name} lacks options")
@@ -29,7 +31,7 @@ def verify_graph(graph: Graph) -> None:
 def verify_plan(plan: Plan) -> None:
     """Every process is on a node, no GPU and no port has two owners, ranks number the GPUs of a worker."""
     _unique("process", (process.name for process in plan.processes))
-    expected = sum(component.replicas for component in plan.graph.components)
+    expected = sum(component.replicas for component in plan.graph.components if component.cache is None)
     leaders = sum(process.part == 0 for process in plan.processes)
     _require(leaders == expected, f"{leaders} leading processes for {expected} replicas")
     for process in plan.processes:

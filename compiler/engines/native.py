@@ -23,6 +23,7 @@ class Native(OwnEngine):
         shards_blocks=True,
         block_sizes=(8, 16, 32, 64, 128, 256),
         arguments=("threads", "compute_dtype"),
+        tiers=("host", "disk", "object"),
     )
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:

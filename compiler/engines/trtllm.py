@@ -28,6 +28,7 @@ class Trtllm(ServedEngine):
         SERVED,
         transports=("default", "ucx", "nixl", "mooncake", "mpi"),
         bounds_context=False,
+        start_s=1800.0,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 32, "max_batched_tokens": 0, "max_sequences": 0},
     )
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynamoc.compiler.passes.check_environment import OWNED
-from dynamoc.compiler.spec import VARIABLE
 from dynamoc.compiler.units import as_written
+from dynamoc.compiler.written import VARIABLE
 
 Key = str | int
 Path = tuple[Key, ...]
 """Where in the recipe."""
 
+EXTERNAL = ("sglang", "vllm", "trtllm")
+"""Engines that are programs of their own, with flags and images of their own."""
 MAX_NAME = 40
 _DIGEST = 6
 _ABSENT: Any = object()

@@ -1,6 +1,6 @@
 """Edges join roles that talk to each other.
 
-Every allowed edge goes one step down frontend -> router -> workers -> decode, so a graph without a wrong
+Every allowed edge goes one step down frontend -> router -> workers -> decode -> cache, so a graph without a wrong
 edge has no cycle either, and what reaches what follows from each component's own edges.
 """
 
@@ -16,9 +16,10 @@ from dynamoc.runtime.manifest import Role
 TALKS_TO: Mapping[Role, tuple[Role, ...]] = {
     Role.FRONTEND: (Role.ROUTER,),
     Role.ROUTER: (Role.PREFILL, Role.DECODE, Role.AGGREGATED),
-    Role.PREFILL: (Role.DECODE,),
-    Role.DECODE: (),
-    Role.AGGREGATED: (),
+    Role.PREFILL: (Role.DECODE, Role.CACHE),
+    Role.DECODE: (Role.CACHE,),
+    Role.AGGREGATED: (Role.CACHE,),
+    Role.CACHE: (),
 }
 
 
