@@ -22,7 +22,10 @@ MILLI = 1000.0
 class Run(Protocol):
     """A run that serves."""
 
-    manifest: Manifest
+    @property
+    def manifest(self) -> Manifest:
+        """The plan, with the ports that were taken."""
+        ...
 
     @property
     def hosts(self) -> Sequence[str]:

@@ -46,6 +46,7 @@ VARIABLES: tuple[Variable, ...] = (
         "DYNAMOC_NOTIFY_FD", "integer", None, "File descriptor of the socket to the agent.", int, set_by_agent=True
     ),
     Variable("DYNAMOC_RUN_DIR", "path", None, "The run folder.", set_by_agent=True),
+    Variable("DYNAMOC_LAUNCH", "string", "", "Which start of the run this is, where a job script says so."),
     Variable("DYNAMOC_NODE", "integer", "0", "Index of the node the process runs on.", int, set_by_agent=True),
     Variable(
         "DYNAMOC_PORT_OFFSET",

@@ -56,6 +56,7 @@ def _values(plan: Plan) -> dict[str, Any]:
         "with_processes": sorted({p.node for p in plan.processes}),
         "gpus": gpus_of_a_node(plan) if gres else 0,
         "drain_s": drain_s(plan),
+        "load": plan.graph.load is not None and plan.graph.load.is_made,
         "interface": plan.cluster.site.get("interface"),
         "python": plan.cluster.site.get("python"),
         "endpoints": [(p.node, p.ports["http"]) for p in plan.processes if p.component.role is Role.FRONTEND],

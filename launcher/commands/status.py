@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from dynamoc.launcher.health import Health
     from dynamoc.launcher.slurm.tools import Job
     from dynamoc.runtime.agent.record import RunStatus
 
@@ -21,22 +22,26 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(run: str | None, runs_dir: Path, form: str) -> None:
     """Show the state of RUN: a folder, a name or its beginning; the latest by default."""
+    from dynamoc.launcher.health import read_health
     from dynamoc.launcher.runs import RunFolderError, find_run, has_agent, manifest_of, statuses_of
     from dynamoc.launcher.slurm.receipts import ReceiptsError
 
     try:
         folder = find_run(runs_dir, run)
         statuses = statuses_of(folder, manifest_of(folder))
+        health = read_health(folder)
         job = _job(folder)
-    except (RunFolderError, ReceiptsError) as error:
+    except (RunFolderError, ReceiptsError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     lost = [node for node, status in statuses.items() if not status.state.is_over and not has_agent(folder, node)]
     if form == "json":
-        _print_json(folder, statuses, lost, job)
+        _print_json(folder, statuses, lost, job, health)
     else:
         if job is not None:
             click.echo(str(job))
         _print_text(folder, statuses, lost)
+        if health is not None:
+            click.echo(f"health: {health}")
     failed = job is not None and job.phase == "failed"
     sys.exit(1 if lost or failed or any(status.state == "failed" for status in statuses.values()) else 0)
 
@@ -54,7 +59,9 @@ def _job(folder: Path) -> Job | None:
         return None
 
 
-def _print_json(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int], job: Job | None) -> None:
+def _print_json(
+    folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[int], job: Job | None, health: Health | None
+) -> None:
     import msgspec
 
     found: dict[str, object] = {
@@ -62,6 +69,8 @@ def _print_json(folder: Path, statuses: Mapping[int, RunStatus], lost: Sequence[
         "nodes": [statuses[node] for node in sorted(statuses)],
         "lost_agents": lost,
     }
+    if health is not None:
+        found["health"] = health
     if job is not None:
         found["job"] = {**msgspec.to_builtins(job), "phase": job.phase}
     click.echo(msgspec.json.encode(found))

@@ -30,7 +30,11 @@ class ServedRun(Protocol):
     """A run that serves."""
 
     folder: Path
-    manifest: Manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        """The plan, with the ports that were taken."""
+        ...
 
     @property
     def hosts(self) -> Sequence[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from dynamoc.runtime import environment
 from dynamoc.runtime.agent.drain import stop_in_order
 from dynamoc.runtime.agent.life import Home, Life, Said
 from dynamoc.runtime.agent.places import PortTakenError, check_ports, default_hosts, write_endpoints
@@ -127,6 +128,7 @@ def _first_status(manifest: Manifest, node: int, hosts: Sequence[str], before: R
         agent_pid=os.getpid(),
         processes=processes,
         seq=before.seq if before else 0,
+        launch=environment.read("DYNAMOC_LAUNCH"),
     )
 
 

@@ -88,6 +88,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[str, ProcessStatus]
     seq: int = 0
     reason: str = ""
+    launch: str = ""
+    """Which start of the run these words are of; see DYNAMOC_LAUNCH."""
 
 
 def node_file(run_dir: Path, name: str, node: int) -> Path:
