@@ -85,14 +85,17 @@ class SlurmCluster:
 
 
 @contextlib.contextmanager
-def slurm_cluster(folder: Path, nodes: int, gpus: int = 0) -> Iterator[SlurmCluster]:
-    """Up for a block; skipped where Slurm is not installed or this user is not root, unless it was asked for."""
+def slurm_cluster(folder: Path, nodes: int, gpus: int = 0, *more: int) -> Iterator[SlurmCluster]:
+    """Up for a block; skipped where Slurm is not installed or this user is not root, unless it was asked for.
+
+    `more` pairs of nodes and GPUs are further kinds of node.
+    """
     wanted = WANTED in os.environ
     if not wanted and (os.getuid() != 0 or shutil.which("sbatch") is None):
         pytest.skip("needs root and Slurm: run `make slurm-test`")
     environment = {**os.environ, "SLURM_TEST_DIR": f"/tmp/slurm-test-{os.getpid()}-{nodes}"}
     up = subprocess.run(
-        [SCRIPT, "up", str(nodes), str(gpus)],
+        [SCRIPT, "up", *map(str, (nodes, gpus, *more))],
         env=environment,
         capture_output=True,
         text=True,

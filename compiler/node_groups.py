@@ -1,0 +1,38 @@
+"""Nodes of a plan that are alike: a job asks for each kind of node on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynamoc.compiler.cluster import Node
+from dynamoc.compiler.plan import Plan, Process
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """Nodes of one kind, and what the plan needs of each: the most that it needs of any."""
+
+    kind: Node
+    """The first of them."""
+    nodes: tuple[int, ...]
+    gpus: int
+    cores: int
+
+
+def node_groups(plan: Plan) -> tuple[NodeGroup, ...]:
+    """In the order of their first nodes; one group where all nodes are alike."""
+    kinds: dict[tuple[int, str | None, int, int], list[int]] = {}
+    for index, node in enumerate(plan.cluster.nodes[: plan.nodes]):
+        kinds.setdefault((node.gpus, node.gpu_kind, node.cpus, node.memory_bytes), []).append(index)
+    processes: dict[int, list[Process]] = {index: [] for index in range(plan.nodes)}
+    for process in plan.processes:
+        processes[process.node].append(process)
+    return tuple(
+        NodeGroup(
+            kind=plan.cluster.nodes[nodes[0]],
+            nodes=tuple(nodes),
+            gpus=max((1 + max(p.gpus) for node in nodes for p in processes[node] if p.gpus), default=0),
+            cores=max(sum(max(1, p.cpus) for p in processes[node]) for node in nodes),
+        )
+        for nodes in kinds.values()
+    )

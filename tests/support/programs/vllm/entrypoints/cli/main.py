@@ -1,0 +1,1 @@
+import told  # noqa: F401
