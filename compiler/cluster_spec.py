@@ -2,27 +2,21 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition, digest_of
-from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Reporter
+from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition, Storage, digest_of
+from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
 from dynamoc.compiler.edits import edit
-from dynamoc.compiler.gpus import find_gpu
+from dynamoc.compiler.gpus import TERA, find_gpu
 from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.shape import read_shape
+from dynamoc.compiler.site_spec import SiteSpec, check_site
 from dynamoc.compiler.source import Source
-from dynamoc.compiler.spec import Name, Positive, Size, Text, TimeLimit
+from dynamoc.compiler.written import Name, Positive, Size, Text, TimeLimit
 
 MAX_NODES = 10_000
-OF_THE_PLAN = frozenset(
-    {"array", "chdir", "comment", "error", "export", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode"}
-    | {"output", "parsable", "signal", "test-only", "wait", "wrap"}
-)
-"""Directives of a job that follow from the plan, or that its script relies on."""
-Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Option = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
 class _Part(BaseModel):
@@ -35,6 +29,9 @@ class GpusSpec(_Part):
     count: Positive = Field(description="GPUs of a node.")
     kind: Text = Field(description="What they are, H100.")
     memory: Size | None = Field(default=None, description="Memory of one GPU, 80 GiB; that of its kind if left out.")
+    gres: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = Field(
+        default=None, description="What the scheduler calls them: h200 in gpu:h200:8."
+    )
 
 
 class NicsSpec(_Part):
@@ -43,6 +40,34 @@ class NicsSpec(_Part):
     count: Positive = Field(description="Adapters of a node.")
     kind: Text = Field(description="What they are, ConnectX-7.")
     bandwidth: Size = Field(description="Bytes a second of one adapter, one direction: 50 GB.")
+
+
+class DiskSpec(_Part):
+    """The local disk of one node."""
+
+    size: Size = Field(description="What it holds, 7 TiB.")
+    path: Text | None = Field(default=None, description="Where it is mounted, /scratch.")
+    bandwidth: Size | None = Field(default=None, description="Bytes a second that it is read at, 12 GB.")
+
+
+SizeOrDisk = Annotated[
+    Annotated[Size, Tag("<size>")] | Annotated[DiskSpec, Tag("<disk>")],
+    Discriminator(lambda value: "<disk>" if isinstance(value, dict | DiskSpec) else "<size>"),
+]
+
+
+class StorageSpec(_Part):
+    """The file system with the models, shared by all nodes."""
+
+    path: Text | None = Field(default=None, description="Where it is mounted, /models; all model folders if left out.")
+    bandwidth: Size = Field(description="Bytes a second that one node reads, 5 GB.")
+    total: Size | None = Field(default=None, description="Bytes a second of all nodes together, 100 GB.")
+
+
+class ObjectStoreSpec(_Part):
+    """The object store that KV may be kept in."""
+
+    bandwidth: Size = Field(description="Bytes a second that one node reads, 2 GB.")
 
 
 class NodeSpec(_Part):
@@ -54,7 +79,12 @@ class NodeSpec(_Part):
     memory: Size = Field(description="Host memory of a node, 1 TiB.")
     gpus: GpusSpec | None = Field(default=None, description="Its GPUs; left out, it has none.")
     hosts: list[Text] | None = Field(default=None, description="What the site calls these nodes, one name each.")
-    disk: Size | None = Field(default=None, description="Local disk of a node, 7 TiB.")
+    disk: SizeOrDisk | None = Field(
+        default=None, description="Local disk of a node: 7 TiB, or a mapping that says where it is and how fast."
+    )
+    cpu_tflops: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None, description="Dense bfloat16 TFLOP/s of all cores of a node."
+    )
     shm: Size | None = Field(default=None, description="Size of /dev/shm on a node, 1 TiB.")
     nics: NicsSpec | None = Field(default=None, description="Its network adapters.")
 
@@ -65,28 +95,6 @@ class PartitionSpec(_Part):
     name: Text = Field(description="Name of the partition.")
     max_time: TimeLimit | None = Field(default=None, description="Longest job, 4:00:00 or 8 h.")
     max_nodes: Positive | None = Field(default=None, description="Most nodes of a job.")
-
-
-class SiteSpec(_Part):
-    """What a scheduler of this site must be told; a recipe never holds it."""
-
-    partition: Line | None = Field(default=None, description="Partition of jobs.")
-    account: Line | None = Field(default=None, description="Account that is charged.")
-    qos: Line | None = Field(default=None, description="Quality of service.")
-    reservation: Line | None = Field(default=None, description="Reservation.")
-    container: Literal["pyxis", "apptainer", "podman", "docker", "none"] | None = Field(
-        default=None, description="What runs containers."
-    )
-    mounts: list[Text] | None = Field(default=None, description="Mounts of every container, source:target[:ro].")
-    interface: Line | None = Field(default=None, description="Network interface that processes bind, eth0.")
-    directives: dict[Option, bool | int | Line] | None = Field(
-        default=None, description="Switches of directives the site needs or refuses: `exclusive: true`."
-    )
-    python: Line | None = Field(
-        default=None, description="Interpreter with dynamoc on the nodes; that of the submitter if left out."
-    )
-    images: dict[Text, Text] | None = Field(default=None, description="Images by the names that recipes use.")
-    models: dict[Text, Text] | None = Field(default=None, description="Model folders by the names that recipes use.")
 
 
 class ClusterSpec(_Part):
@@ -101,6 +109,8 @@ class ClusterSpec(_Part):
     nvlink_domain_nodes: Positive | None = Field(
         default=None, description="Nodes that share an NVLink domain; what the kind of GPU says if left out."
     )
+    storage: StorageSpec | None = Field(default=None, description="Where models are, shared by all nodes.")
+    object_store: ObjectStoreSpec | None = Field(default=None, description="Where objects are.")
     partitions: list[PartitionSpec] | None = Field(default=None, description="Queues and their limits.")
     site: SiteSpec | None = Field(default=None, description="What a scheduler must be told.")
     provenance: Text | None = Field(default=None, description="Where these facts come from.")
@@ -113,26 +123,21 @@ def read_cluster(source: Source) -> Cluster:
     report.stop_on_errors()
     assert spec is not None
     nodes = _all_nodes(spec, report)
-    _check_directives(spec, report)
+    if spec.site is not None:
+        check_site(spec.site, report)
     report.stop_on_errors()
     cluster = Cluster(
         spec.name,
         nodes,
         provenance=spec.provenance or f"file {source.name}",
         nvlink_domain_nodes=spec.nvlink_domain_nodes,
+        storage=Storage() if spec.storage is None else _storage(spec.storage),
+        objects_bytes_per_s=0 if spec.object_store is None else spec.object_store.bandwidth,
         partitions=tuple(Partition(p.name, p.max_time, p.max_nodes) for p in spec.partitions or ()),
         site={} if spec.site is None else plain(spec.site.model_dump(exclude_none=True)),
         **{key: value for key in ("port_base", "model_root") if (value := getattr(spec, key)) is not None},
     )
     return replace(cluster, digest=digest_of(cluster))
-
-
-def _check_directives(spec: ClusterSpec, report: Reporter) -> None:
-    for option in spec.site.directives or () if spec.site is not None else ():
-        if option in OF_THE_PLAN:
-            path: Path = ("site", "directives", option)
-            remedy = Remedy((Drop(path),))
-            report.error("D113", f"`{option}` is not the site's to set", (path, ""), at_key=True, remedies=[remedy])
 
 
 def _all_nodes(spec: ClusterSpec, report: Reporter) -> tuple[Node, ...]:
@@ -156,6 +161,7 @@ def _nodes(entry: NodeSpec, at: Path, report: Reporter) -> list[Node]:
         report.error("D113", f"`hosts` names {len(hosts)} nodes, there are {len(names)}", label)
         return []
     gpus, nics = entry.gpus, entry.nics
+    disk = entry.disk if isinstance(entry.disk, DiskSpec) else None
     node = Node(
         entry.name,
         entry.cpus,
@@ -163,11 +169,19 @@ def _nodes(entry: NodeSpec, at: Path, report: Reporter) -> list[Node]:
         gpus=0 if gpus is None else gpus.count,
         gpu_kind=None if gpus is None else gpus.kind,
         gpu_memory_bytes=0 if gpus is None else _memory(gpus, at, report),
-        disk_bytes=entry.disk or 0,
+        gres=None if gpus is None else gpus.gres,
+        disk_bytes=(entry.disk or 0) if not isinstance(entry.disk, DiskSpec) else entry.disk.size,
+        disk_path=None if disk is None else disk.path,
+        disk_bytes_per_s=0 if disk is None else disk.bandwidth or 0,
+        cpu_flops=(entry.cpu_tflops or 0.0) * TERA,
         shm_bytes=entry.shm or 0,
         nics=None if nics is None else Nics(nics.count, nics.kind, nics.bandwidth),
     )
     return [replace(node, name=name, host=host) for name, host in zip(names, hosts, strict=True)]
+
+
+def _storage(spec: StorageSpec) -> Storage:
+    return Storage(spec.path, spec.bandwidth, spec.total or 0)
 
 
 def _memory(gpus: GpusSpec, at: Path, report: Reporter) -> int:
@@ -199,6 +213,12 @@ def _part_at(location: tuple[str | int, ...]) -> type[BaseModel]:
             return GpusSpec
         case (_, _, "nics"):
             return NicsSpec
+        case (_, _, "disk", *_):
+            return DiskSpec
+        case ("storage",):
+            return StorageSpec
+        case ("object_store",):
+            return ObjectStoreSpec
         case ("partitions", *_):
             return PartitionSpec
         case ("site", *_):

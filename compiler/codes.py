@@ -86,6 +86,9 @@ CODES: Mapping[str, str] = {
     "D401": "more nodes than the target holds",
     "D402": "a container runtime the target does not start",
     "D403": "nodes of different shapes in one job",
+    "D404": "two images on one node",
+    "D405": "a node without an image",
+    "D406": "an image that is not used",
     # engines
     "D501": "a device the engine does not run on",
     "D502": "a parallelism the engine does not have",
@@ -116,5 +119,7 @@ CODES: Mapping[str, str] = {
     "D530": "a tier the engine does not keep",
 }
 
-NEVER_WAIVED = frozenset({"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D510"})
+NEVER_WAIVED = frozenset(
+    {"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D404", "D405", "D510"}
+)
 """Rules of D3xx and up without which there is no plan: a waiver could not be kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +22,7 @@ from dynamoc.compiler.resolved import explicit_spec
 from dynamoc.compiler.scalars import WrittenFloat, WrittenInt, plain
 from dynamoc.compiler.source import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, Limits, Source, read_source
 from dynamoc.compiler.summary import GpuMemory, summarize
+from dynamoc.compiler.tiers import disk_tier_bytes, host_tier_bytes
 from dynamoc.runtime.manifest import Manifest, ProcessSpec
 
 FORMAT = 1
@@ -71,8 +73,10 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifacts: dict[str, str]
 
 
-def lock_of(source: Source, plan: Plan, models: ModelLibrary, target: str, artifacts: Artifacts) -> Lock:
-    """The lock of a plan that came from `source` and became `artifacts`."""
+def lock_of(
+    source: Source, plan: Plan, models: ModelLibrary, target: str, artifacts: Artifacts, carried: Mapping[str, str]
+) -> Lock:
+    """The lock of a plan that came from `source` and became `artifacts`; `carried` lie beside them, by their digest."""
     model = plan.graph.model
     explicit = explicit_spec(plan)
     return Lock(
@@ -91,7 +95,7 @@ def lock_of(source: Source, plan: Plan, models: ModelLibrary, target: str, artif
         images={c.name: _image(c.image) for c in plan.graph.components if c.image is not None},
         plan=_plan(plan, lower(plan)),
         memory={memory.component: _memory(memory) for memory in summarize(plan).gpu_memory},
-        artifacts={str(a.path): _hash(a.text) for a in artifacts if str(a.path) not in HELD_BY_MEANING},
+        artifacts={str(a.path): _hash(a.text) for a in artifacts if str(a.path) not in HELD_BY_MEANING} | dict(carried),
     )
 
 
@@ -166,7 +170,8 @@ def _process(plan: Plan, process: Process, spec: ProcessSpec) -> dict[str, Any]:
         "gpus": list(process.gpus),
         "cpus": process.cpus,
         "ports": dict(process.ports),
-        "host_bytes": host_bytes(plan, process),
+        "host_bytes": host_bytes(plan, process) + host_tier_bytes(process),
+        "disk_bytes": disk_tier_bytes(process),
         "env": dict(process.env),
     }
     if spec.launch is not None:

@@ -34,6 +34,6 @@ def node_setup(plan: Plan) -> dict[str, Any]:
 
 def scripts(values: Mapping[str, Any]) -> tuple[str, ...]:
     """The job's, and those that it calls."""
-    imports = any(image.source is not None for image in values["images"])
-    carries = values["runtime"] == ARCHIVE
+    imports: bool = any(image.source is not None for image in values["images"])
+    carries: bool = values["runtime"] == ARCHIVE
     return ("import-image.sh",) * imports + ("job.sbatch",) + ("unpack.sh",) * carries

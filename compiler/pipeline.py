@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -17,6 +17,7 @@ from dynamoc.compiler.passes.assign_ports import assign_ports
 from dynamoc.compiler.passes.check_attention import check_attention
 from dynamoc.compiler.passes.check_budgets import check_budgets
 from dynamoc.compiler.passes.check_caches import check_caches
+from dynamoc.compiler.passes.check_containers import check_containers
 from dynamoc.compiler.passes.check_disaggregation import check_disaggregation
 from dynamoc.compiler.passes.check_disk_tiers import check_disk_tiers
 from dynamoc.compiler.passes.check_edges import check_edges
@@ -101,12 +102,17 @@ def compile_spec(source: Source, cluster: Cluster, target: Target, models: Model
     return emit(source, plan, target, models)
 
 
-def emit(source: Source, plan: Plan, target: Target, models: ModelLibrary) -> Artifacts:
-    """The artifacts of a plan, their lock, and the text they came from."""
+def emit(
+    source: Source, plan: Plan, target: Target, models: ModelLibrary, carried: Mapping[str, str] | None = None
+) -> Artifacts:
+    """The artifacts of a plan, their lock, and the text they came from.
+
+    `carried` are digests, by path, of what the launcher lays beside them.
+    """
     from dynamoc.compiler.lock import lock_artifact, lock_of  # writing YAML takes a while to import; proofs need none
 
     artifacts = target.emit(plan)
-    lock = lock_of(source, plan, models, target.name, artifacts)
+    lock = lock_of(source, plan, models, target.name, artifacts, carried or {})
     return (*artifacts, lock_artifact(lock), Artifact(PurePosixPath("spec.yaml"), source.text))
 
 
@@ -157,6 +163,7 @@ def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target 
     plan = run(PLAN_PASSES, plan, report, verify_plan)
     if target is not None:
         check_target(plan, target, report)
+        check_containers(plan, target, report)
     report.stop_on_errors()
     waived = tuple(Allowance(waiver.code, waiver.reason) for waiver in report.waivers if waiver.used)
     return replace(plan, unchecked=tuple(report.unchecked), waived=waived)

@@ -28,7 +28,13 @@ def render(template: str, **values: Any) -> str:
         comment_end_string="##}",
     )
     environment.filters["sh"] = lambda word: shlex.quote(str(word))
+    environment.filters["path"] = quote_path
     return environment.get_template(template).render(values)
+
+
+def quote_path(path: str) -> str:
+    """A path for the shell, which puts the user's home in the place of a leading `~/`."""
+    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
 
 
 _BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from dynamoc.compiler.containers import image_name, named_images, runtime_of
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
 from dynamoc.compiler.graph import Component
@@ -22,24 +24,35 @@ def check_containers(plan: Plan, target: Target, report: Reporter) -> None:
         helps = ["set `container: none` for engines that nodes have installed"]
         report.error("D402", words + " or ".join(can), COMPONENTS, at_key=True, helps=helps)
     else:
-        for node in range(plan.nodes):
-            _check_node(plan, node, report)
+        _check_images(plan, report)
 
 
-def _check_node(plan: Plan, node: int, report: Reporter) -> None:
-    name = plan.cluster.nodes[node].name
-    named = named_images(plan, node)
-    if len(named) > 1:
-        (one, first), (_, second), *_ = sorted(named.items())
-        labels = [_label(processes[0], name) for processes in (second, first)]
-        remedies = [Remedy((Put((*second[0].component.at, "image"), one),))]
-        words = f"processes of node `{name}` would need {len(named)} images, a node has one container"
-        helps = ["or give each of the components nodes of its own: `nodes: 1`"]
-        report.error("D404", words, *labels, helps=helps, remedies=remedies)
-    elif any(p.node == node for p in plan.processes) and image_name(plan, node) is None:
-        words = f"node `{name}` runs containers, and nothing says which image"
-        helps = ["name an image for all of them in the cluster file: `site.image`"]
-        report.error("D405", words, COMPONENTS, at_key=True, helps=helps)
+def _check_images(plan: Plan, report: Reporter) -> None:
+    """Nodes with the same mistake are one error."""
+    seen: set[tuple[str, ...]] = set()
+    for node in sorted({process.node for process in plan.processes}):
+        name = plan.cluster.nodes[node].name
+        named = named_images(plan, node)
+        if tuple(named) in seen:
+            continue
+        seen.add(tuple(named))
+        if len(named) > 1:
+            _several(named, name, report)
+        elif image_name(plan, node) is None:
+            words = f"node `{name}` runs containers, and nothing says which image"
+            helps = ["name an image for all of them in the cluster file: `site.image`"]
+            report.error("D405", words, COMPONENTS, at_key=True, helps=helps)
+
+
+def _several(named: Mapping[str, Sequence[Process]], node: str, report: Reporter) -> None:
+    """That of a worker is meant rather than that of a frontend."""
+    firsts = sorted((processes[0] for processes in named.values()), key=lambda p: not p.component.role.is_worker)
+    kept, *others = firsts
+    remedies = [Remedy(tuple(Put((*other.component.at, "image"), kept.component.image) for other in others))]
+    words = f"processes of node `{node}` would need {len(named)} images, a node has one container"
+    helps = ["workers on nodes of their own may have an image of their own: `nodes: 1`"]
+    labels = [_label(process, node) for process in (*others, kept)]
+    report.error("D404", words, *labels, helps=helps, remedies=remedies)
 
 
 def _label(process: Process, node: str) -> tuple[Path, str]:

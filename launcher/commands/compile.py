@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dynamoc.launcher.reading import CLUSTER, EXIT_WRONG, FORMAT, SPEC, Findings, read_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dynamoc.compiler.lock import Lock
     from dynamoc.compiler.target import Target
+    from dynamoc.launcher.shipping import Shipment
 
 BESIDE = "lock.yaml"
 
@@ -50,12 +53,15 @@ def command(spec: Path, cluster: Path | None, target_name: str, output: Path, lo
         inputs = read_inputs(spec, cluster, findings)
         plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models, target)
     findings.show(warnings)
-    artifacts = emit(inputs.source, plan, target, inputs.models)
+    shipment = packed(inputs.cluster.site, target.name)
+    artifacts = emit(inputs.source, plan, target, inputs.models, shipment.locked if shipment else None)
     if before is not None:
         _refuse_drift(before, lock_in(artifacts), findings)
     _warn_of_images(unpinned_images(plan), findings)
     try:
-        write(artifacts, output)
+        write(artifacts if shipment is None else (*artifacts, shipment.artifact), output)
+        if shipment is not None:
+            click.echo(shipment.write(output))
     except OSError as error:
         raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
     for artifact in artifacts:
@@ -71,6 +77,16 @@ def read_lock_file(path: Path) -> Lock:
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
     except LockError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def packed(site: Mapping[str, Any], target: str) -> Shipment | None:
+    """The archive that jobs of this site carry; a usage error where it cannot be made."""
+    from dynamoc.launcher.shipping import ShippingError, shipment_for
+
+    try:
+        return shipment_for(site) if target == "slurm" else None
+    except ShippingError as error:
         raise click.UsageError(str(error)) from error
 
 

@@ -12,6 +12,7 @@ from dynamoc.launcher.reading import CLUSTER, Findings, read_inputs
 
 if TYPE_CHECKING:
     from dynamoc.compiler.artifacts import Artifacts
+    from dynamoc.launcher.shipping import Shipment
 
 STOPPED_FOLLOWING = 130
 
@@ -63,13 +64,17 @@ def _run_folder(what: Path, cluster: Path | None, runs_dir: Path) -> Path:
         if cluster is not None:
             raise click.UsageError("`--cluster` goes with a spec; this run has its own")
         return what.resolve()
-    artifacts = _compiled(what, cluster) if what.is_file() else _artifacts_in(what, cluster)
-    return create_run(runs_dir, artifacts, with_key=False)
+    artifacts, shipment = _compiled(what, cluster) if what.is_file() else _artifacts_in(what, cluster)
+    folder = create_run(runs_dir, artifacts, with_key=False)
+    if shipment is not None:
+        shipment.write(folder)
+    return folder
 
 
-def _compiled(spec: Path, cluster: Path | None) -> Artifacts:
+def _compiled(spec: Path, cluster: Path | None) -> tuple[Artifacts, Shipment | None]:
     from dynamoc.compiler.pipeline import build_plan, emit
     from dynamoc.compiler.target import load_target
+    from dynamoc.launcher.commands.compile import packed
 
     target = load_target("slurm")
     findings = Findings()
@@ -77,14 +82,18 @@ def _compiled(spec: Path, cluster: Path | None) -> Artifacts:
         inputs = read_inputs(spec, cluster, findings)
         plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models, target)
     findings.show(warnings)
-    return emit(inputs.source, plan, target, inputs.models)
+    shipment = packed(inputs.cluster.site, target.name)
+    if shipment is None:
+        return emit(inputs.source, plan, target, inputs.models), None
+    return (*emit(inputs.source, plan, target, inputs.models, shipment.locked), shipment.artifact), shipment
 
 
-def _artifacts_in(folder: Path, cluster: Path | None) -> Artifacts:
+def _artifacts_in(folder: Path, cluster: Path | None) -> tuple[Artifacts, Shipment | None]:
     """What `compile` wrote there."""
     from pathlib import PurePosixPath
 
     from dynamoc.compiler.artifacts import Artifact
+    from dynamoc.launcher.shipping import ARCHIVE, shipment_in
     from dynamoc.launcher.slurm.submission import SCRIPT
 
     if cluster is not None:
@@ -94,4 +103,6 @@ def _artifacts_in(folder: Path, cluster: Path | None) -> Artifacts:
             raise click.UsageError(f"{folder} has no {needed}: `dynamoc compile SPEC --target slurm -o {folder}`")
     files = sorted(path for path in (*folder.iterdir(), *(folder / SCRIPT).parent.iterdir()) if path.is_file())
     names = {path: PurePosixPath(path.relative_to(folder)) for path in files if not path.name.startswith(".")}
-    return tuple(Artifact(name, path.read_text(), path.stat().st_mode & 0o777) for path, name in names.items())
+    texts = {path: name for path, name in names.items() if name != ARCHIVE}
+    artifacts = tuple(Artifact(name, path.read_text(), path.stat().st_mode & 0o777) for path, name in texts.items())
+    return artifacts, shipment_in(folder)

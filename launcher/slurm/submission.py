@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,17 +30,39 @@ def submit(folder: Path) -> str:
         known = job_of(folder)
         if known is not None:
             return known
-        words = [f"--comment={comment_of(folder)}", SCRIPT, str(folder)]
-        try:
-            tools.check(folder, words)
-        except tools.RefusedError as error:
-            receipts.add("refused", reason=str(error))
-            raise
+        words = _words(folder, receipts)
         receipts.add("intent", comment=comment_of(folder))
         # Whatever goes wrong from here on, the next call asks Slurm whether there is a job: even an error may hide one.
         job = tools.submit(folder, words, keep_open=lock)
         receipts.add("submitted", job=job)
         return job
+
+
+def _words(folder: Path, receipts: Receipts) -> list[str]:
+    """What sbatch is given: with what the job would like to have, or without where Slurm refuses that. RefusedError."""
+    needed = [f"--comment={comment_of(folder)}", SCRIPT, str(folder)]
+    wished = preferences(folder)
+    for words in ([*wished, *needed], needed) if wished else (needed,):
+        try:
+            tools.check(folder, words)
+        except tools.RefusedError as error:
+            receipts.add("refused", reason=str(error))
+            if words is needed:
+                raise
+        else:
+            break
+    return words
+
+
+def preferences(folder: Path) -> list[str]:
+    """Directives of the script that sbatch itself skips: `##SBATCH --segment=4`."""
+    lines = (folder / SCRIPT).read_text().splitlines()
+    return [
+        word
+        for line in lines
+        if line.startswith("##SBATCH --")
+        for word in shlex.split(line.removeprefix("##SBATCH"), comments=True)
+    ]
 
 
 def job_of(folder: Path) -> str | None:
