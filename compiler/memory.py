@@ -51,3 +51,9 @@ def spell_bytes(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.1f} {name}".replace(".0 ", " ")
     return f"{size} B"
+
+
+def largest_size(size: int) -> str:
+    """A round size that is not larger, as a spec says it: `1023 GiB`, `700 MiB`; empty below 1 MiB."""
+    unit, name = (GIB, "GiB") if size >= 8 * GIB else (MIB, "MiB")
+    return f"{size // unit} {name}" if size >= MIB else ""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from dynamoc.compiler.passes.check_memory import host_bytes
 from dynamoc.compiler.plan import Plan, Process
+from dynamoc.compiler.tiers import disk_tier_bytes, host_tier_bytes
 from dynamoc.compiler.worker_memory import WorkerMemory, smallest_gpus, worker_memory
+from dynamoc.runtime.manifest import CacheSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class ProcessSummary:
     kv_blocks: int
     kv_tokens: int
     host_bytes: int
+    ready_timeout_s: float
+    """How long its start may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSummary:
-    """What the plan takes of a node, and what the node has."""
+    """What the plan takes of a node, and what the node has; 0 bytes of disk are not known."""
 
     name: str
     processes: int
@@ -37,6 +41,26 @@ class NodeSummary:
     cpus: int
     host_bytes: int
     memory_bytes: int
+    disk_tier_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSummary:
+    """KV tiers of the workers connected to a cache, in bytes of one worker; None is a tier that is not there.
+
+    Objects are shared by all: `object_bytes` is None where they have no bound too.
+    """
+
+    name: str
+    components: tuple[str, ...]
+    workers: int
+    host_bytes: int | None
+    disk_bytes: int | None
+    disk_path: str | None
+    object_bytes: int | None
+    object_url: str | None
+    admission: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +105,7 @@ class Summary:
     kv_edges: tuple[KvEdge, ...]
     unchecked: tuple[str, ...] = ()
     gpu_memory: tuple[GpuMemory, ...] = ()
+    caches: tuple[CacheSummary, ...] = ()
     inventory: str = ""
     """Hash of the inventory that the plan was proved against."""
 
@@ -97,6 +122,7 @@ def summarize(plan: Plan) -> Summary:
         kv_edges=tuple(KvEdge(source, target, how) for (source, target), how in plan.transports.items()),
         unchecked=plan.unchecked,
         gpu_memory=tuple(_gpu_memory(plan)),
+        caches=tuple(_cache(plan, c.name, c.cache) for c in plan.graph.components if c.cache is not None),
         inventory=plan.cluster.digest,
     )
 
@@ -137,7 +163,23 @@ def _process(plan: Plan, process: Process) -> ProcessSummary:
         ports=dict(process.ports),
         kv_blocks=process.kv_blocks,
         kv_tokens=process.kv_blocks * options.block_size if options is not None else 0,
-        host_bytes=host_bytes(plan, process),
+        host_bytes=host_bytes(plan, process) + host_tier_bytes(process),
+        ready_timeout_s=process.ready_timeout_s,
+    )
+
+
+def _cache(plan: Plan, name: str, cache: CacheSettings) -> CacheSummary:
+    users = [edge.source for edge in plan.graph.edges if edge.target == name]
+    return CacheSummary(
+        name=name,
+        components=tuple(sorted(users)),
+        workers=sum(plan.graph.component(user).replicas for user in users),
+        host_bytes=cache.host_bytes,
+        disk_bytes=None if cache.disk is None else cache.disk.bytes,
+        disk_path=None if cache.disk is None else cache.disk.path,
+        object_bytes=None if cache.object is None else cache.object.bytes,
+        object_url=None if cache.object is None else cache.object.url,
+        admission=cache.admission,
     )
 
 
@@ -150,6 +192,8 @@ def _node(plan: Plan, index: int) -> NodeSummary:
         gpus_used=sum(len(process.gpus) for process in here),
         gpus=node.gpus,
         cpus=node.cpus,
-        host_bytes=sum(host_bytes(plan, process) for process in here),
+        host_bytes=sum(host_bytes(plan, process) + host_tier_bytes(process) for process in here),
         memory_bytes=node.memory_bytes,
+        disk_tier_bytes=sum(disk_tier_bytes(process) for process in here),
+        disk_bytes=node.disk_bytes,
     )

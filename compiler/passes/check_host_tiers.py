@@ -2,30 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dynamoc.compiler.cluster import Node
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect, tier_bytes
 from dynamoc.compiler.graph import Component
-from dynamoc.compiler.memory import MIB, spell_bytes
+from dynamoc.compiler.memory import largest_size, spell_bytes
 from dynamoc.compiler.passes.check_memory import host_bytes
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.compiler.tiers import host_tier_bytes, without_tier
 
 
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """A node whose `tiers`, by process, and what is `beside` them are more than its `room`."""
+
+    node: Node
+    room: int
+    tiers: Mapping[str, int]
+    beside: int
+    largest: Component
+
+    @property
+    def needed(self) -> int:
+        """Bytes."""
+        return self.beside + sum(self.tiers.values())
+
+    @property
+    def excess(self) -> int:
+        """Bytes."""
+        return self.needed - self.room
+
+
 def check_host_tiers(plan: Plan, report: Reporter) -> Plan:
-    """D340 against the node's memory; as a warning D341 against /dev/shm, where an engine keeps its tier there."""
+    """D340 against the node's memory; as a warning D341 against /dev/shm, where an engine keeps its tier there.
+
+    Nodes that are too small for the same tier are one finding: the one that lacks most is named.
+    """
+    full, full_shared = [], []
     for index, node in enumerate(plan.cluster.nodes):
         here = [process for process in plan.processes if process.node == index]
-        tiers = {process.name: host_tier_bytes(process) for process in here}
         beside = sum(host_bytes(plan, process) for process in here)
-        if any(tiers.values()) and beside <= node.memory_bytes < beside + sum(tiers.values()):
-            _report_memory(plan, node, here, tiers, report)
-        shared = {process.name: tiers[process.name] for process in here if _is_shared(process)}
-        if node.shm_bytes and sum(shared.values()) > node.shm_bytes:
-            _report_shared(node, here, shared, report)
+        if beside <= node.memory_bytes:  # else it is too small without tiers too, and has been reported
+            full.append(_overflow(node, node.memory_bytes, here, beside))
+        if node.shm_bytes:
+            full_shared.append(_overflow(node, node.shm_bytes, [p for p in here if _is_shared(p)], 0))
+    for found, others in _worst(plan, full):
+        _report_memory(plan, found, others, report)
+    for found, others in _worst(plan, full_shared):
+        _report_shared(found, others, report)
     return plan
+
+
+def _overflow(node: Node, room: int, here: Sequence[Process], beside: int) -> Overflow | None:
+    """None where everything fits, or nobody has a tier."""
+    tiers = {process.name: size for process in here if (size := host_tier_bytes(process))}
+    if not tiers or beside + sum(tiers.values()) <= room:
+        return None
+    largest = max(here, key=host_tier_bytes).component
+    return Overflow(node, room, tiers, beside, largest)
+
+
+def _worst(plan: Plan, candidates: Iterable[Overflow | None]) -> list[tuple[Overflow, int]]:
+    """Of all nodes where the same tier is the largest, the one that lacks most, and how many others lack something."""
+    groups: dict[Path, list[Overflow]] = {}
+    for overflow in candidates:
+        if overflow is not None:
+            groups.setdefault(_place(plan, overflow.largest), []).append(overflow)
+    return [(max(group, key=lambda overflow: overflow.excess), len(group) - 1) for group in groups.values()]
 
 
 def _is_shared(process: Process) -> bool:
@@ -33,31 +79,32 @@ def _is_shared(process: Process) -> bool:
     return options is not None and dialect(options.engine).keeps_tier_in_shm(options)
 
 
-def _report_memory(plan: Plan, node: Node, here: Sequence[Process], tiers: Mapping[str, int], report: Reporter) -> None:
-    beside = sum(host_bytes(plan, process) for process in here)
-    needed, largest = beside + sum(tiers.values()), max(here, key=lambda process: tiers[process.name]).component
-    rest = f" + weights and KV pools {spell_bytes(beside)}" if beside else ""
+def _report_memory(plan: Plan, found: Overflow, others: int, report: Reporter) -> None:
+    needed, memory, name = spell_bytes(found.needed), spell_bytes(found.room), found.largest.name
+    rest = f" + weights and KV pools {spell_bytes(found.beside)}" if found.beside else ""
     report.error(
         "D340",
-        f"the host tiers on node `{node.name}` bring its memory to {spell_bytes(needed)}, "
-        f"it has {spell_bytes(node.memory_bytes)}",
-        (_place(plan, largest), f"{spell_bytes(_of_worker(largest))} for each worker of `{largest.name}`"),
-        notes=[f"{_terms(tiers)}{rest} = {spell_bytes(needed)}"],
-        remedies=_smaller(plan, largest, here, tiers, needed - node.memory_bytes),
+        f"the host tiers on node `{found.node.name}` bring its memory to {needed}, it has {memory}",
+        (_place(plan, found.largest), f"{spell_bytes(_of_worker(found.largest))} for each worker of `{name}`"),
+        notes=[f"{_terms(found.tiers)}{rest} = {needed} > {memory}", *_more(others)],
+        remedies=_smaller(plan, found),
     )
 
 
-def _report_shared(node: Node, here: Sequence[Process], shared: Mapping[str, int], report: Reporter) -> None:
-    largest = max((p for p in here if p.name in shared), key=lambda process: shared[process.name]).component
-    assert largest.worker is not None
+def _report_shared(found: Overflow, others: int, report: Reporter) -> None:
+    needed, room = spell_bytes(found.needed), spell_bytes(found.room)
+    assert found.largest.worker is not None
     report.warning(
         "D341",
-        f"the host tiers on node `{node.name}` take {spell_bytes(sum(shared.values()))} of /dev/shm, "
-        f"it has {spell_bytes(node.shm_bytes)}",
-        (largest.at, f"{largest.worker.engine} keeps its host tier in /dev/shm"),
-        notes=[f"{_terms(shared)} = {spell_bytes(sum(shared.values()))} > {spell_bytes(node.shm_bytes)}"],
+        f"the host tiers on node `{found.node.name}` take {needed} of /dev/shm, it has {room}",
+        (found.largest.at, f"{found.largest.worker.engine} keeps its host tier in /dev/shm"),
+        notes=[f"{_terms(found.tiers)} = {needed} > {room}", *_more(others)],
         at_key=True,
     )
+
+
+def _more(others: int) -> list[str]:
+    return [f"{others} more node{'s' * (others > 1)} too small for it"] if others else []
 
 
 def _terms(sizes: Mapping[str, int]) -> str:
@@ -76,19 +123,15 @@ def _place(plan: Plan, component: Component) -> Path:
     return (*cache.at, "tiers", "host") if told and cache is not None else component.where("host_cache")
 
 
-def _smaller(
-    plan: Plan, component: Component, here: Sequence[Process], tiers: Mapping[str, int], excess: int
-) -> list[Remedy]:
+def _smaller(plan: Plan, found: Overflow) -> list[Remedy]:
     """Take the excess from all workers with the same setting; where they have less than that, drop the tier."""
-    place = _place(plan, component)
-    sharing = [process for process in here if tiers[process.name] and _place(plan, process.component) == place]
-    own = sum(tiers[process.name] for process in sharing)
+    component, place = found.largest, _place(plan, found.largest)
+    sharing = {process.name for process in plan.processes if _place(plan, process.component) == place}
+    own = sum(size for name, size in found.tiers.items() if name in sharing)
     size, options = _of_worker(component), component.worker
     assert options is not None
-    if not place:
-        return []
     if not tier_bytes(options):
-        fitting = int(options.facts["host_cache"] * (own - excess) / own)
+        fitting = int(options.facts["host_cache"] * (own - found.excess) / own)
         return [Remedy((Put(place, fitting),))] if fitting > 0 else []
-    fitting = size * (own - excess) // own // MIB
-    return [Remedy((Put(place, f"{fitting} MiB"),))] if fitting > 0 else without_tier(plan.graph, component, "host")
+    room = largest_size(size * (own - found.excess) // own)
+    return [Remedy((Put(place, room),))] if room else without_tier(plan.graph, component, "host")

@@ -22,34 +22,37 @@ def check_onboarding(plan: Plan, report: Reporter) -> Plan:
     """D347, a warning: a block takes longer to read than to compute, where the inventory says how fast both are."""
     geometry = plan.graph.model.geometry
     leaders = {p.component.name: p for p in plan.processes if p.part == 0} if geometry is not None else {}
-    for name, process in leaders.items():
-        options = process.component.worker
+    for process in leaders.values():
+        options, node = process.component.worker, plan.cluster.nodes[process.node]
         if geometry is None or options is None or options.cache is None or options.kv_dtype not in ITEM_BYTES:
             continue
-        node = plan.cluster.nodes[process.node]
+        block, work = kv_block_bytes(geometry, options), 2 * _active(geometry) * options.block_size
         flops = _flops(process, node)
         for tier, rate in _rates(plan, node, options) if flops else ():
-            block = kv_block_bytes(geometry, options)
-            reading_s, work = block / rate, 2 * _active(geometry) * options.block_size
-            computing_s = work / (EFFICIENCY * flops)
-            if reading_s > computing_s:
-                cache = plan.graph.cache_of(name)
-                assert cache is not None
-                report.warning(
-                    "D347",
-                    f"a block of `{name}` is computed again sooner than it is read from the {tier} tier",
-                    ((*cache.at, "tiers", tier), f"{rate / 1e9:g} GB a second"),
-                    notes=[
-                        f"reading: {spell_bytes(block)} / {rate / 1e9:g} GB a second = {_ms(reading_s)}",
-                        (
-                            f"computing: {work / 1e12:.3g} TFLOP / ({EFFICIENCY:g} x {flops / 1e12:.3g} TFLOP a second) "
-                            f"= {_ms(computing_s)}"
-                        ),
-                    ],
-                    at_key=True,
-                    remedies=without_tier(plan.graph, process.component, tier),
-                )
+            if block / rate > work / (EFFICIENCY * flops):
+                _report(plan, process, tier, (block, rate), (work, flops), report)
     return plan
+
+
+def _report(
+    plan: Plan, process: Process, tier: str, read: tuple[int, int], computed: tuple[float, float], report: Reporter
+) -> None:
+    """`read` is bytes of a block and bytes a second, `computed` its FLOP and FLOP a second at the peak."""
+    component, (block, rate), (work, flops) = process.component, read, computed
+    cache = plan.graph.cache_of(component.name)
+    assert cache is not None
+    speed = f"{EFFICIENCY:g} x {flops / 1e12:.3g} TFLOP a second"
+    report.warning(
+        "D347",
+        f"a block of `{component.name}` is computed again sooner than it is read from the {tier} tier",
+        ((*cache.at, "tiers", tier), f"{rate / 1e9:g} GB a second"),
+        notes=[
+            f"reading: {spell_bytes(block)} / {rate / 1e9:g} GB a second = {_ms(block / rate)}",
+            f"computing: {work / 1e12:.3g} TFLOP / ({speed}) = {_ms(work / (EFFICIENCY * flops))}",
+        ],
+        at_key=True,
+        remedies=without_tier(plan.graph, component, tier),
+    )
 
 
 def _rates(plan: Plan, node: Node, options: WorkerOptions) -> Iterator[tuple[str, int]]:

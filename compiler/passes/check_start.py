@@ -65,4 +65,3 @@ def _check_deadlines(plan: Plan, found: list[Reading], report: Reporter) -> None
             notes=[f"node `{slowest.node.name}`: {slowest.arithmetic}"],
             remedies=[Remedy((Drop(path),))],
         )
-    return

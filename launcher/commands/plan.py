@@ -14,7 +14,7 @@ from dynamoc.launcher.reading import CLUSTER, FORMAT, SPEC, Findings, read_input
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dynamoc.compiler.summary import Summary
+    from dynamoc.compiler.summary import CacheSummary, Summary
 
 WIDE = 160
 """Columns where no terminal says how many there are."""
@@ -52,6 +52,8 @@ def _print(summary: Summary) -> None:
     console.print(_ports(summary))
     for edge in summary.kv_edges:
         console.print(f"KV moves {edge.source} → {edge.target} by [bold]{edge.transport}[/]\n")
+    for cache in summary.caches:
+        console.print(_cache(cache), markup=False, soft_wrap=True)
     console.print(_nodes(summary))
     if summary.gpu_memory:
         console.print(_gpu_memory(summary))
@@ -98,12 +100,27 @@ def _ports(summary: Summary) -> Table:
     return table
 
 
+def _cache(cache: CacheSummary) -> str:
+    """`cache` of prefill: 2 workers, each 512 MiB of host memory (1 GiB together); objects are of all of them."""
+    tiers = []
+    for size, where in ((cache.host_bytes, "of host memory"), (cache.disk_bytes, f"in {cache.disk_path}")):
+        together = f" ({_size(size * cache.workers)} together)" if size and cache.workers > 1 else ""
+        tiers += [f"{_size(size)} {where}{together}"] if size else []
+    if cache.object_url is not None:
+        shared = " shared by all" if cache.workers > 1 else ""
+        tiers.append(f"{_size(cache.object_bytes) if cache.object_bytes else 'no bound'} in {cache.object_url}{shared}")
+    count = f"{cache.workers} workers, each" if cache.workers > 1 else "one worker,"
+    return f"{cache.name} of {', '.join(cache.components)} ({cache.admission}): {count} {', '.join(tiers)}\n"
+
+
 def _nodes(summary: Summary) -> Table:
-    table = _table(("node",), ("processes", "GPUs", "cores", "memory ≥", "of"))
+    disks = any(node.disk_tier_bytes for node in summary.nodes)
+    table = _table(("node",), ("processes", "GPUs", "cores", "memory ≥", "of", *(("disk", "of") if disks else ())))
     for node in summary.nodes:
         gpus = f"{node.gpus_used} of {node.gpus}" if node.gpus else ""
         sizes = _size(node.host_bytes), _size(node.memory_bytes)
-        table.add_row(node.name, str(node.processes), gpus, str(node.cpus), *sizes)
+        disk = (_size(node.disk_tier_bytes), _size(node.disk_bytes)) if disks else ()
+        table.add_row(node.name, str(node.processes), gpus, str(node.cpus), *sizes, *disk)
     return table
 
 
