@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from dynamoc.runtime.agent.family import kill_family
+from dynamoc.runtime.agent.log import Log
 from dynamoc.runtime.agent.reaper import Exit, Reaper
 from dynamoc.runtime.environment import PREFIX
 from dynamoc.runtime.manifest import ProcessSpec
@@ -99,7 +100,7 @@ class Life:
     def __init__(
         self, spec: ProcessSpec, incarnation: int, home: Home, reaper: Reaper, hear: Callable[[Said], None]
     ) -> None:
-        self.log = home.run_dir / "logs" / f"{spec.name}-{incarnation}.log"
+        self.log = Log(home.run_dir / "logs" / f"{spec.name}-{incarnation}.log")
         self.argv = (sys.executable, *spec.argv, "--run-dir", str(home.run_dir))
         self._environment = home.environment(spec, incarnation)
         self._marks = {k: self._environment[k] for k in (*home.marks, "DYNAMOC_PROCESS", "DYNAMOC_INCARNATION")}
@@ -109,7 +110,7 @@ class Life:
         self._born = time.monotonic()
         self._line, theirs = socket.socketpair()
         with theirs:
-            self.pid = _spawn(self.argv, self._environment, self.log, theirs.fileno())
+            self.pid = _spawn(self.argv, self._environment, self.log.path, theirs.fileno())
         self.exited: asyncio.Future[Exit] = reaper.watch(self.pid)
         self.ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._line.setblocking(False)
@@ -140,12 +141,6 @@ class Life:
                 return False
             await asyncio.sleep(0.01)
         return True
-
-    def last_lines(self, count: int) -> str:
-        """The end of the log."""
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - 400 * count))
-            return "".join(line + "\n" for line in file.read().decode(errors="replace").splitlines()[-count:])
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.exited.done():  # not yet waited for, so the pid is still its own

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dynamoc.runtime.agent.life import GpuError, Life, Said
+from dynamoc.runtime.agent.log import pattern_of
+from dynamoc.runtime.agent.markers import marker_in
 from dynamoc.runtime.agent.reaper import Exit
 from dynamoc.runtime.agent.record import EventName, Record, State, write_atomically
 from dynamoc.runtime.manifest import ProcessSpec, RestartPolicy
 
 EVIDENCE_LINES = 50
+LOOK_S = 1.0
+BOUND_S = 10.0
+OTHERS_SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+"""By which somebody else ends a process; of a start they say nothing."""
 MAX_BACKOFF_S = 30.0
 PROGRESS_STEP = 0.01
 
@@ -58,13 +64,18 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._said = ""
         self._fraction = 0.0
+        self._was_ready = False
+        self._failed_as = ""
 
     async def run(self) -> None:
         """Start, watch and restart until told to stop."""
         while not self._stop.is_set():
+            before, self._failed_as = self._failed_as, ""
             reason, evidence = await self._live()
             if self._stop.is_set():
                 break
+            if self._failed_as and self._failed_as == before:
+                self._fail(f"{reason}; it failed the same way twice and was never ready", evidence)
             delay = self._restarts.next_delay(asyncio.get_running_loop().time())
             if delay is None:
                 policy = self.spec.restart
@@ -97,7 +108,7 @@ class Supervisor:
             "fraction": 0.0,
             "what": "",
         }
-        self._note("starting", changes, pid=life.pid, details={"argv": list(life.argv), "log": str(life.log)})
+        self._note("starting", changes, pid=life.pid, details={"argv": list(life.argv), "log": str(life.log.path)})
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         try:
             forced = await self._watch(life, stop)
@@ -109,22 +120,35 @@ class Supervisor:
 
     async def _watch(self, life: Life, stop: asyncio.Future[Any]) -> str:
         """Until the process is gone or about to be; why we ended it, empty if it ended by itself."""
-        first = asyncio.FIRST_COMPLETED
-        limit = self.spec.ready_timeout_s
-        turns: tuple[asyncio.Future[Any], ...] = (life.ready, life.exited, stop)
-        await asyncio.wait(turns, timeout=limit, return_when=first)
+        hopeless = await self._start(life, stop)
         if life.ready.done():
             details = life.ready.result() or None
             changes = {"state": State.READY, "fraction": 1.0, "what": "", "reason": ""}
+            self._was_ready = True
             self._note("ready", changes, seconds=life.seconds, details=details)
-            await asyncio.wait({life.exited, stop}, return_when=first)
+            while not (life.exited.done() or stop.done()):
+                await asyncio.wait({life.exited, stop}, timeout=BOUND_S, return_when=asyncio.FIRST_COMPLETED)
+                life.log.bound()
         if life.exited.done():
             return ""
         if stop.done():
             return await self._drain(life)
         life.kill()
+        if hopeless:
+            return f"never ready: {hopeless}, and no word since"
         at = self._record.status.processes[self.spec.name].what
-        return f"not ready within {limit:g} s" + (f" (was at: {at})" if at else "")
+        return f"not ready within {self.spec.ready_timeout_s:g} s" + (f" (was at: {at})" if at else "")
+
+    async def _start(self, life: Life, stop: asyncio.Future[Any]) -> str:
+        """Until it is ready, gone, to be stopped, late, or, as its log says, without hope: then why."""
+        turns: tuple[asyncio.Future[Any], ...] = (life.ready, life.exited, stop)
+        while life.seconds < self.spec.ready_timeout_s:
+            left = max(0.0, self.spec.ready_timeout_s - life.seconds)
+            done, _ = await asyncio.wait(turns, timeout=min(LOOK_S, left), return_when=asyncio.FIRST_COMPLETED)
+            hopeless = life.log.hopeless()
+            if done or hopeless:
+                return "" if done else str(hopeless)
+        return ""
 
     async def _drain(self, life: Life) -> str:
         self._note("draining", {"state": State.DRAINING}, pid=life.pid)
@@ -141,9 +165,11 @@ class Supervisor:
 
     def _end(self, life: Life, ended: Exit, forced: str, buried: bool) -> tuple[str, str]:
         reason = forced or (f"{ended}: {self._said}" if self._said else str(ended))
+        asked = self._stop.is_set()
+        if not asked:
+            reason = self._explain(life, ended, forced, reason)
         if not buried:
             reason += "; a process it started would not die"
-        asked = self._stop.is_set()
         evidence = "" if asked else self._keep_evidence(life, reason)
         self._note(
             "exited",
@@ -157,14 +183,22 @@ class Supervisor:
         )
         return ("", "") if asked else (reason, evidence)
 
+    def _explain(self, life: Life, ended: Exit, forced: str, reason: str) -> str:
+        """What the log says of an end by itself. Remembers how a start failed that had never succeeded."""
+        tail = life.log.last_lines(EVIDENCE_LINES)
+        marker = marker_in(tail) if ended.status else None
+        if not self._was_ready and (forced or ended.signal not in OTHERS_SIGNALS):
+            self._failed_as = forced or f"{ended}: {self._said}: {pattern_of(tail)}"
+        return f"{reason}: {marker}" if marker and not self._said else reason
+
     def _keep_evidence(self, life: Life, reason: str) -> str:
         path = self._run_dir / "evidence" / f"{self.spec.name}-{self._incarnation}.txt"
         path.parent.mkdir(exist_ok=True)
         head = (
             f"{self.spec.name}, incarnation {self._incarnation}, pid {life.pid}, after {life.seconds:.1f} s: {reason}\n"
         )
-        words = f"argv: {' '.join(life.argv)}\nlast {EVIDENCE_LINES} lines of {life.log.name}:\n\n"
-        write_atomically(path, (head + words + life.last_lines(EVIDENCE_LINES)).encode())
+        words = f"argv: {' '.join(life.argv)}\nlast {EVIDENCE_LINES} lines of {life.log.path.name}:\n\n"
+        write_atomically(path, (head + words + life.log.last_lines(EVIDENCE_LINES)).encode())
         return str(path.relative_to(self._run_dir))
 
     # ---- between two lives ----------------------------------------------------------------------------

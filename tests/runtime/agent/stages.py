@@ -29,6 +29,7 @@ ACTOR = textwrap.dedent('''
         if what == "progress": say("progress", fraction=float(value), what="loading weights")
         elif what == "sleep": time.sleep(float(value))
         elif what == "ready": say("ready", loaded=7)
+        elif what == "print": print(value, flush=True)
         elif what == "exit": sys.exit(int(value))
         elif what == "fail": say("failed", reason=value); sys.exit(3)
         elif what == "garbage": line.sendall(b"no json\\n")

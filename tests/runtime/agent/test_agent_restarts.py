@@ -34,7 +34,8 @@ def test_a_killed_process_comes_back_as_the_next_incarnation(stage):
 
 def test_the_limit_of_restarts_fails_the_run_and_drains_the_rest(stage):
     policy = RestartPolicy(limit=2, window_s=60.0, backoff_s=0.01)
-    run = stage.start(stage.actor("decode-0", "ready"), stage.actor("decode-1", "fail=no weights", restart=policy))
+    mortal = stage.actor("decode-1", "ready", "fail=no weights", restart=policy)
+    run = stage.start(stage.actor("decode-0", "ready"), mortal)
     assert run.agent.wait(20) == 1
     status = run.status()
     assert status.state == "failed"
@@ -46,6 +47,30 @@ def test_the_limit_of_restarts_fails_the_run_and_drains_the_rest(stage):
     assert status.processes["decode-0"].state == "stopped"
     assert "stopping" in (run.folder / "logs/decode-0-0.log").read_text()
     assert run.pids() == set()
+
+
+def test_a_start_that_fails_the_same_way_twice_is_not_tried_again(stage):
+    policy = RestartPolicy(limit=5, window_s=60.0, backoff_s=0.01)
+    words = ["print=torch.OutOfMemoryError: CUDA out of memory. Tried 3 GiB", "print=giving up on GPU 7", "exit=1"]
+    run = stage.start(stage.actor("decode-0", *words, restart=policy))
+    assert run.agent.wait(20) == 1
+    failed = run.status().processes["decode-0"]
+
+    assert failed.incarnation == 1
+    assert "exited with status 1: a GPU is out of memory (torch.OutOfMemoryError" in failed.reason
+    assert "failed the same way twice" in failed.reason
+    assert "giving up on GPU 7" in (run.folder / failed.evidence).read_text()
+
+
+def test_a_start_that_is_killed_says_nothing_of_the_next(stage):
+    run = stage.start(stage.actor("decode-0", "sleep=60"))
+    for incarnation in range(3):
+        started = run.wait(
+            lambda s, n=incarnation: s.processes["decode-0"].incarnation == n and s.processes["decode-0"].pid
+        )
+        os.kill(started.processes["decode-0"].pid, signal.SIGKILL)
+    run.wait(lambda s: s.processes["decode-0"].restarts == 3)
+    assert run.end() == 0
 
 
 def test_an_exit_with_status_zero_is_a_death_too(stage):
