@@ -10,6 +10,9 @@ from dynamoc.runtime.manifest import Role
 
 DISPATCH = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
 DISPATCH_DEFAULT = 128
+MEGA_MOE = "SGLANG_OPT_USE_DEEPGEMM_MEGA_MOE"
+MEGA_ROOM = "SGLANG_OPT_DEEPGEMM_MEGA_MOE_NUM_MAX_TOKENS_PER_RANK"
+"""Experts and their exchange in one kernel, which takes the place of DeepEP; its default changes with versions."""
 
 
 def check_budgets(graph: Graph, report: Reporter) -> Graph:
@@ -61,25 +64,37 @@ def _check_step(component: Component, options: WorkerOptions, report: Reporter) 
 
 
 def _check_dispatch(component: Component, options: WorkerOptions, report: Reporter) -> None:
-    """In its low-latency mode DeepEP sends at most so many tokens of a rank; a graph is replayed with all of them."""
+    """At most so many tokens of a rank are exchanged at once; a graph is replayed with all of its batch."""
     facts = options.facts
-    if facts.get("a2a") != "deepep" or facts.get("deepep_mode") not in (None, "auto", "low_latency"):
-        return
     batches = facts.get("graph_batches")
     sizes = [*(batches if isinstance(batches, list) else ()), facts.get("graph_batch")]
     largest = max((_count(size) for size in sizes), default=0) * max(1, _count(facts.get("draft_tokens")))
-    written = component.env.get(DISPATCH, "")
-    limit = int(written) if written.isdecimal() else DISPATCH_DEFAULT
-    if facts.get("eager") or largest <= limit:
+    kernel, variable, limit = _room(component, options)
+    if facts.get("eager") or limit is None or largest <= limit:
         return
     fact = "graph_batches" if isinstance(batches, list) else "graph_batch"
     report.warning(
         "D325",
-        f"CUDA graphs of `{component.name}` reach {largest} tokens, DeepEP sends {limit} of a rank",
+        f"CUDA graphs of `{component.name}` reach {largest} tokens, {kernel} sends {limit or 'none'} of a rank",
         (component.where(fact), f"up to {largest} tokens"),
-        notes=[f"{DISPATCH} is {limit}" + ("" if written else ", its default")],
-        remedies=[Remedy((Put((*component.at, "env", DISPATCH), str(largest)),))],
+        notes=[f"{variable} is {limit}" + ("" if variable in component.env else ", its default")],
+        remedies=[Remedy((Put((*component.at, "env", variable), str(largest)),))],
     )
+
+
+def _room(component: Component, options: WorkerOptions) -> tuple[str, str, int | None]:
+    """What exchanges tokens of experts, the variable that says how many of a rank, and what it says."""
+    facts, env = options.facts, component.env
+    backend = facts.get("a2a")
+    if backend == "megamoe" or (backend == "deepep" and env.get(MEGA_MOE, "").lower() in ("1", "true")):
+        return "MegaMoE", MEGA_ROOM, _number(env.get(MEGA_ROOM))
+    if backend != "deepep" or facts.get("deepep_mode") not in (None, "auto", "low_latency"):
+        return "", DISPATCH, None
+    return "DeepEP", DISPATCH, _number(env.get(DISPATCH, str(DISPATCH_DEFAULT)))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
 
 
 def _count(value: Any) -> int:

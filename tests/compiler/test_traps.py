@@ -116,6 +116,37 @@ def test_deepep_sends_as_many_tokens_as_the_largest_graph_has() -> None:
 
 
 @pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK": "0"}, "DeepEP sends none of a rank"),
+        ({"SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK": "1023"}, "DeepEP sends 1023 of a rank"),
+        ({"SGLANG_OPT_USE_DEEPGEMM_MEGA_MOE": "1"}, None),
+        (
+            {
+                "SGLANG_OPT_USE_DEEPGEMM_MEGA_MOE": "1",
+                "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK": "0",
+                "SGLANG_OPT_DEEPGEMM_MEGA_MOE_NUM_MAX_TOKENS_PER_RANK": "1024",
+            },
+            None,
+        ),
+        (
+            {
+                "SGLANG_OPT_USE_DEEPGEMM_MEGA_MOE": "1",
+                "SGLANG_OPT_DEEPGEMM_MEGA_MOE_NUM_MAX_TOKENS_PER_RANK": "1000",
+            },
+            "MegaMoE sends 1000 of a rank",
+        ),
+    ],
+)
+def test_whatever_exchanges_tokens_of_experts_has_room_for_a_graph(env: dict[str, str], expected: str | None) -> None:
+    """Recipes that let MegaMoE exchange them leave DeepEP no room at all."""
+    args = dp_attention(16, 16, **{"moe-a2a-backend": "deepep", "cuda-graph-max-bs": 1024})
+    found = alone(args, "H200", 2, env=env).diagnostics
+
+    assert [d.message.partition("tokens, ")[2] for d in found] == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize(
     ("prefill", "decode", "expected"),
     [(8232, 9256, []), (8192, 9216, []), (8191, 9216, ["D320"]), (8192, 9215, ["D320"])],
 )
