@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamoc.compiler.lower import lower
+from dynamoc.compiler.node_groups import NodeGroup, node_groups
 from dynamoc.compiler.plan import Plan
+from dynamoc.compiler.sbatch_options import SWITCHES
 
 EXPORTED = "HOME,LANG,PATH,PYTHON,TMPDIR,DYNAMOC_MODEL_ROOT,DYNAMOC_LOG_LEVEL"
 """The job's environment: what the agents use of the submitting shell's, by name."""
 SITE_OPTIONS = ("partition", "account", "qos", "reservation")
 DRAIN_MARGIN_S = 20
+OF_THE_FIRST = frozenset({"dependency", "export", "job-name", "open-mode", "output", "signal"})
+"""Options that the first component of a heterogeneous job says for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +28,32 @@ class Directive:
     value: str | None
     source: str
     """Where it comes from: a field of the spec, the plan or the cluster file."""
+    preferred: bool = False
+    """Asked for at first; a job that is refused for it is submitted without."""
 
 
 def directives(plan: Plan) -> tuple[Directive, ...]:
-    """In a fixed order; those of the site's `directives` replace ours, and `false` leaves a line out."""
+    """Those of the job, or of the first component of a heterogeneous one."""
+    return components(plan)[0]
+
+
+def components(plan: Plan) -> tuple[tuple[Directive, ...], ...]:
+    """Of each kind of node; several make the job a heterogeneous one.
+
+    In a fixed order; those of the site's `directives` replace ours, and `false` leaves a line out.
+    """
+    groups = node_groups(plan)
+    first, *others = (_of_group(plan, group, len(groups) > 1) for group in groups)
+    return (first, *(tuple(d for d in other if d.option not in OF_THE_FIRST) for other in others))
+
+
+def _of_group(plan: Plan, group: NodeGroup, mixed: bool) -> tuple[Directive, ...]:
     site: dict[str, Any] = dict(plan.cluster.site.get("directives", {}))
-    found = {d.option: d for d in _ours(plan, site)}
+    found = {d.option: d for d in _ours(plan, group, site, mixed)}
     for option, value in site.items():
         source = f"site: directives.{option}"
+        if option in SWITCHES:
+            continue
         if value is False:
             found.pop(option, None)
         elif value is True:
@@ -39,12 +61,22 @@ def directives(plan: Plan) -> tuple[Directive, ...]:
             found[option] = Directive(option, known.value if known is not None else None, source)
         elif option != "time" or plan.graph.time_limit_s is None:
             found[option] = Directive(option, str(value), source)
-    return tuple(found.values())
+    return (*found.values(), *_extra(plan))
 
 
 def gpus_of_a_node(plan: Plan) -> int:
-    """How many GPUs every node of a job must give: jobs of nodes that are alike ask for the most any needs."""
-    return max((1 + max(p.gpus) for p in plan.processes if p.gpus), default=0)
+    """The most GPUs that a node of the job must give."""
+    return max(group.gpus for group in node_groups(plan))
+
+
+def gpus_of_the_job(plan: Plan) -> int:
+    """All that are asked for: every node of a kind gives as many as any of that kind needs."""
+    return sum(len(group.nodes) * group.gpus for group in node_groups(plan))
+
+
+def gres_of(group: NodeGroup) -> str:
+    """Its GPUs in Slurm's words, by the site's name for them where it has one."""
+    return ":".join(("gpu", *([group.kind.gres] if group.kind.gres else []), str(group.gpus))) if group.gpus else "none"
 
 
 def drain_s(plan: Plan) -> int:
@@ -53,16 +85,17 @@ def drain_s(plan: Plan) -> int:
     return math.ceil(sum(limits.values())) + DRAIN_MARGIN_S
 
 
-def _ours(plan: Plan, site: Mapping[str, Any]) -> Iterator[Directive]:
+def _ours(plan: Plan, group: NodeGroup, site: Mapping[str, Any], mixed: bool) -> Iterator[Directive]:
     graph = plan.graph
     yield Directive("job-name", f"dynamoc-{graph.name}", "spec: name")
     for option in SITE_OPTIONS:
         if option in plan.cluster.site:
             yield Directive(option, plan.cluster.site[option], f"site: {option}")
-    yield Directive("nodes", str(plan.nodes), "plan: nodes")
-    yield Directive("ntasks", str(plan.nodes), "plan: nodes, an agent each")
+    nodes, which = str(len(group.nodes)), f" like {group.kind.name}" if mixed else ""
+    yield Directive("nodes", nodes, f"plan: nodes{which}")
+    yield Directive("ntasks", nodes, f"plan: nodes{which}, an agent each")
     yield Directive("ntasks-per-node", "1", "an agent a node")
-    yield from _resources(plan, site)
+    yield from _resources(plan, group, site, mixed)
     limit = graph.time_limit_s
     if limit is not None:
         yield Directive("time", clock(limit), "spec: time_limit")
@@ -75,22 +108,31 @@ def _ours(plan: Plan, site: Mapping[str, Any]) -> Iterator[Directive]:
     yield Directive("export", EXPORTED, "nothing else of the submitting shell")
 
 
-def _resources(plan: Plan, site: Mapping[str, Any]) -> Iterator[Directive]:
+def _extra(plan: Plan) -> Iterator[Directive]:
+    """What the site writes of options that we do not know."""
+    for index, line in enumerate(plan.cluster.site.get("extra", ())):
+        option, equals, value = line.removeprefix("--").partition("=")
+        yield Directive(option, value if equals else None, f"site: extra[{index}]")
+
+
+def _resources(plan: Plan, group: NodeGroup, site: Mapping[str, Any], mixed: bool) -> Iterator[Directive]:
     """Whole nodes by default: the plan's ports, cores and memory are then this job's alone."""
-    gpus = gpus_of_a_node(plan)
-    if gpus and site.get("gpus-per-node"):
-        yield Directive("gpus-per-node", str(gpus), "plan: gpus of a node")
-    elif gpus:
-        yield Directive("gres", f"gpu:{gpus}", "plan: gpus of a node")
+    if group.gpus and site.get("gpus-per-node"):
+        yield Directive("gpus-per-node", gres_of(group).removeprefix("gpu:"), "plan: gpus of a node")
+    elif group.gpus:
+        yield Directive("gres", gres_of(group), "plan: gpus of a node")
     if site.get("exclusive", True):
         yield Directive("exclusive", None, "whole nodes, unless site: directives.exclusive is false")
         yield Directive("mem", "0", "whole nodes")
+        if mixed:
+            yield Directive("mincpus", str(group.cores), "plan: cpus of a node")
     else:
-        cores = (sum(max(1, p.cpus) for p in plan.processes if p.node == node) for node in range(plan.nodes))
-        yield Directive("cpus-per-task", str(max(cores)), "plan: cpus of a node")
-    if site.get("segment"):
-        domain = min(plan.cluster.domain_nodes(node) for node in plan.cluster.nodes)
-        yield Directive("segment", str(min(plan.nodes, domain)), "plan: nodes of an NVLink domain")
+        yield Directive("cpus-per-task", str(group.cores), "plan: cpus of a node")
+    wish = plan.cluster.site.get("segment", "off")
+    if wish != "off":
+        domain = min(plan.cluster.domain_nodes(plan.cluster.nodes[node]) for node in group.nodes)
+        source = f"plan: nodes of an NVLink domain; site: segment is {wish}"
+        yield Directive("segment", str(min(len(group.nodes), domain)), source, preferred=wish == "preferred")
 
 
 def clock(seconds: float) -> str:

@@ -27,8 +27,8 @@ class Capabilities:
     nodes: int
     containers: tuple[str, ...] | None = None
     """Container runtimes of a site that it can use; None where it looks at none."""
-    mixed_nodes: bool = True
-    """Whether its nodes may differ from each other."""
+    picks_nodes: bool = False
+    """Its scheduler picks the nodes, by what a job says of each kind of node."""
 
 
 class Target(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dynamoc.compiler.diagnostics import Reporter
+from dynamoc.compiler.mpi_worlds import mpi_worlds
+from dynamoc.compiler.node_groups import NodeGroup, node_groups
 from dynamoc.compiler.plan import Plan
 from dynamoc.compiler.target import Target
 
@@ -10,31 +12,38 @@ COMPONENTS = (("components",), "")
 
 
 def check_target(plan: Plan, target: Target, report: Reporter) -> None:
-    """D401 too many nodes, D402 a container runtime it does not start, D403 nodes that differ."""
+    """D401 too many nodes, D403 nodes it cannot tell apart."""
     can = target.capabilities
     if plan.nodes > can.nodes:
         words = f"the plan uses {plan.nodes} nodes, the target `{target.name}` holds {can.nodes}"
         report.error("D401", words, COMPONENTS, at_key=True)
-    runtime = plan.cluster.site.get("container", "none")
-    if can.containers is not None and runtime not in (*can.containers, "none"):
-        words = f"cluster `{plan.cluster.name}` runs containers by {runtime}, the target `{target.name}` starts none"
-        report.error(
-            "D402",
-            words,
-            COMPONENTS,
-            at_key=True,
-            helps=["set `container: none` for engines that nodes have installed"],
-        )
-    if not can.mixed_nodes:
-        _check_alike(plan, target, report)
+    if can.picks_nodes:
+        _check_groups(plan, report)
 
 
-def _check_alike(plan: Plan, target: Target, report: Reporter) -> None:
-    shapes: dict[tuple[str, int, int], list[str]] = {}
-    for node in plan.cluster.nodes:
-        gpus = f"{node.gpus} x {node.gpu_kind}" if node.gpus else "no GPU"
-        shapes.setdefault((gpus, node.cpus, node.memory_bytes), []).append(node.name)
-    if len(shapes) > 1:
-        notes = [f"{' '.join(names)}: {gpus}, {cpus} cores" for (gpus, cpus, _), names in shapes.items()]
-        words = f"the plan uses nodes that differ, those of a job of the target `{target.name}` are alike"
+def _check_groups(plan: Plan, report: Reporter) -> None:
+    """Nodes of several kinds are a job of several components, each of which says what it needs of its nodes."""
+    groups = node_groups(plan)
+    if len(groups) == 1:
+        return
+    notes = [_describe(plan, group) for group in groups]
+    if plan.cluster.site.get("directives", {}).get("hetjob") is False:
+        words = f"the plan uses nodes that differ, and cluster `{plan.cluster.name}` takes no heterogeneous jobs"
         report.error("D403", words, COMPONENTS, at_key=True, notes=notes)
+        return
+    kinds = {group.kind.gpu_kind: group for group in groups if group.gpus}
+    nameless = [group for group in kinds.values() if group.kind.gres is None]
+    if len(kinds) > 1 and nameless:
+        words = f"nothing tells the scheduler which of the plan's nodes have {nameless[0].kind.gpu_kind}"
+        helps = ["say in the cluster file what the scheduler calls these GPUs: `gres: h200` for gpu:h200:8"]
+        report.error("D403", words, COMPONENTS, at_key=True, notes=notes, helps=helps)
+    for world in mpi_worlds(plan):
+        if not set(world.nodes) <= set(groups[world.group].nodes):
+            words = f"the ranks of `{world.name}` are one step, and its nodes are of several kinds"
+            report.error("D403", words, COMPONENTS, at_key=True, notes=notes)
+
+
+def _describe(plan: Plan, group: NodeGroup) -> str:
+    node, names = group.kind, " ".join(plan.cluster.nodes[index].name for index in group.nodes)
+    gpus = f"{node.gpus} x {node.gpu_kind}" if node.gpus else "no GPU"
+    return f"{names}: {gpus}, {node.cpus} cores"

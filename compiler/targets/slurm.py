@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
 from dynamoc.compiler.artifacts import Artifact, Artifacts
-from dynamoc.compiler.directives import Directive, directives, drain_s, gpus_of_a_node
+from dynamoc.compiler.directives import Directive, components, drain_s, gpus_of_a_node, gpus_of_the_job, gres_of
 from dynamoc.compiler.load_plan import load_artifacts
 from dynamoc.compiler.lower import lower
+from dynamoc.compiler.mpi_worlds import mpi_worlds
+from dynamoc.compiler.node_groups import node_groups
+from dynamoc.compiler.node_setup import node_setup, scripts
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.compiler.rendering import render, to_yaml
 from dynamoc.compiler.resolved import resolved_spec
@@ -19,8 +24,9 @@ from dynamoc.compiler.target import Capabilities
 from dynamoc.runtime.manifest import Role, encode_manifest
 
 MAX_NODES = 10_000
+EMITTED = PurePosixPath("emitted")
 EXECUTABLE = 0o755
-COLUMN = 32
+COLUMN = 40
 RESOLVED_HEADER = "# Every default and every choice of the plan, written out. Compiled again it gives the same plan.\n"
 
 
@@ -28,7 +34,7 @@ class Slurm:
     """Node k of the plan is the k-th host of the job; its address is found when the job runs."""
 
     name = "slurm"
-    capabilities = Capabilities(nodes=MAX_NODES, containers=(), mixed_nodes=False)
+    capabilities = Capabilities(nodes=MAX_NODES, containers=("apptainer", "pyxis"), picks_nodes=True)
 
     def emit(self, plan: Plan) -> Artifacts:
         """A folder to review, and to submit with `sbatch emitted/job.sbatch` or `dynamoc submit`."""
@@ -37,7 +43,8 @@ class Slurm:
         return (
             Artifact(PurePosixPath("README.md"), render("slurm/README.md.j2", **values)),
             Artifact(PurePosixPath("inventory.json"), inventory),
-            Artifact(PurePosixPath("emitted/job.sbatch"), render("slurm/job.sbatch.j2", **values), EXECUTABLE),
+            *(Artifact(EMITTED / name, render(f"slurm/{name}.j2", **values), EXECUTABLE) for name in scripts(values)),
+            *load_artifacts(plan, gpus_of_the_job(plan)),
             *load_artifacts(plan, plan.nodes * gpus_of_a_node(plan)),
             Artifact(PurePosixPath("plan.json"), encode_manifest(lower(plan))),
             Artifact(PurePosixPath("resolved.yaml"), RESOLVED_HEADER + to_yaml(resolved_spec(plan))),
@@ -46,29 +53,42 @@ class Slurm:
 
 def _values(plan: Plan) -> dict[str, Any]:
     """What the templates name; they compute nothing."""
-    asked = directives(plan)
-    gres = any(d.option in ("gres", "gpus-per-node") for d in asked)
+    asked, *further = components(plan)
+    groups = node_groups(plan)
+    gres = any(d.option in ("gres", "gpus-per-node") for d in (*asked, *chain.from_iterable(further)))
     return {
         "name": plan.graph.name,
         "model": plan.graph.model.served_name,
-        "directives": [(_spell(directive), directive.source) for directive in asked],
+        "directives": _spelled(asked),
+        "further_components": [_spelled(component) for component in further],
         "nodes": plan.nodes,
         "with_processes": sorted({p.node for p in plan.processes}),
         "gpus": gpus_of_a_node(plan) if gres else 0,
+        "gres": gres_of(groups[0]),
+        "groups": [{"nodes": len(group.nodes), "gres": gres_of(group)} for group in groups] if further else [],
+        "group_of": [which for node in range(plan.nodes) for which, g in enumerate(groups) if node in g.nodes],
+        "shared": all(d.option != "exclusive" for d in asked),
+        "worlds": mpi_worlds(plan),
+        "mpi": plan.cluster.site.get("mpi", "pmix"),
         "drain_s": drain_s(plan),
         "load": plan.graph.load is not None and plan.graph.load.is_made,
         "interface": plan.cluster.site.get("interface"),
-        "python": plan.cluster.site.get("python"),
         "endpoints": [(p.node, p.ports["http"]) for p in plan.processes if p.component.role is Role.FRONTEND],
         "processes": [_row(process) for process in plan.processes],
         "transports": [f"{s} -> {t}: {transport}" for (s, t), transport in plan.transports.items()],
+        **node_setup(plan),
     }
 
 
+def _spelled(component: Sequence[Directive]) -> list[tuple[str, str]]:
+    return [(_spell(directive), directive.source) for directive in component]
+
+
 def _spell(directive: Directive) -> str:
-    """As sbatch reads it, in a column of fixed width: a longer line moves no other."""
+    """As sbatch reads it, in a column of fixed width: a longer line moves no other. It skips what is but preferred."""
     value = "" if directive.value is None else f"={shlex.quote(directive.value)}"
-    return f"--{directive.option}{value}".ljust(COLUMN)
+    sign = "##SBATCH" if directive.preferred else "#SBATCH"
+    return f"{sign} --{directive.option}{value}".ljust(COLUMN)
 
 
 def _row(process: Process) -> dict[str, str]:
