@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".yaml", ".yml")
 BATCH = 16
 """Files that a process is given at a time."""
+MAX_BYTES = 16_000_000
+"""Of a file that is read at all: more characters than an importer takes, whatever their encoding."""
+BUG = "a bug of dynamoc: "
 
 
 class Library:
@@ -75,11 +79,20 @@ def judge_file(judge: Judge, folder: Path, path: Path) -> list[Verdict]:
     name = path.relative_to(folder).as_posix()
     verdicts: list[Verdict] = []
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode("utf-8", "replace")
         verdicts += (judge.verdict(name, imported) for imported in read_recipe(text))
     except (RecipeError, OSError) as error:
         verdicts.append(Verdict(name, "", FAILED, reasons=(str(error),)))
+    except Exception as error:  # noqa: BLE001  # one file must not cost the verdicts of all others: see `bugs`
+        traceback.print_exc()
+        verdicts.append(Verdict(name, "", FAILED, reasons=(f"{BUG}{type(error).__name__}: {error}",)))
     return verdicts
+
+
+def bugs(verdicts: Sequence[Verdict]) -> int:
+    """How many files met a bug of ours; what it was stands on standard error."""
+    return sum(any(reason.startswith(BUG) for reason in verdict.reasons) for verdict in verdicts)
 
 
 def to_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
-from dynamoc.compiler.importers.recipe import Fields, Imported, RecipeError, name_of, without_nothing
+from dynamoc.compiler.importers.recipe import (
+    Fields,
+    Imported,
+    RecipeError,
+    name_of,
+    spell,
+    without_nothing,
+)
 
 ROLES = {"prefill": "prefill", "decode": "decode", "agg": "aggregated"}
 COMPONENT = {"prefill": "prefill", "decode": "decode", "agg": "worker"}
@@ -16,6 +23,7 @@ PARALLEL = {
     "data_parallel_size": "dp",
     "moe_expert_parallel_size": "ep",
 }
+EXPERT_TENSOR = "moe_tensor_parallel_size"
 OPTIONS = {
     "max_batch_size": "max_sequences",
     "max_num_tokens": "max_batched_tokens",
@@ -45,7 +53,8 @@ def read(documents: list[Any]) -> Iterator[Imported]:
     if not roles:
         raise RecipeError(f"`{section}` names none of {', '.join(ROLES)}")
     image = fields.take_text("K8sConfig", "k8s_image")
-    components = {COMPONENT[role]: _worker(fields, section, role) for role in roles}
+    engine = _engine(fields, image)
+    components = {COMPONENT[role]: _worker(fields, section, role, engine) for role in roles}
     model = fields.take_text("ServiceConfig", "model_path") or fields.take_text("model_path")
     served = fields.take_text("ServiceConfig", "served_model_name")
     ref = model or served or "model"
@@ -61,7 +70,7 @@ def read(documents: list[Any]) -> Iterator[Imported]:
         ),
         "defaults": without_nothing(
             {
-                "engine": _engine(fields, image),
+                "engine": engine,
                 "image": image,
                 "entrypoint": "dynamo",
             }
@@ -88,19 +97,37 @@ def _count(fields: Fields, role: str) -> int | None:
     return 1 if named is None else named
 
 
-def _worker(fields: Fields, section: str, role: str) -> dict[str, Any]:
+def _worker(fields: Fields, section: str, role: str, engine: str) -> dict[str, Any]:
     """Sizes and budgets in our words; what else the generator was told is not the engine's own spelling."""
     here = (section, role)
-    parallel = {ours: fields.take_count(*here, theirs) for theirs, ours in PARALLEL.items()}
+    sizes = {ours: fields.take_count(*here, theirs) for theirs, ours in PARALLEL.items()}
+    experts = (fields.take_count(*here, EXPERT_TENSOR) or 1) * (sizes["ep"] or 1)
     options = {ours: fields.take_count(*here, theirs) for theirs, ours in OPTIONS.items()}
     gpus = fields.take_count(*here, "gpus_per_worker") or fields.take_count("WorkerConfig", f"{role}_gpus_per_worker")
+    spread = _spread(sizes, experts, engine)
+    if spread != sizes:
+        fields.notes.append(
+            f"`{spell(here)}`: experts are on {experts} ranks, so tensor parallelism {sizes['tp'] or 1} and data "
+            f"parallelism {sizes['dp'] or 1} of attention become {spread['tp']} and {spread['dp'] or 1} of the engine"
+        )
+    inside = experts > 1 and (spread["dp"] or 1) > 1 and engine != "vllm"
     worker = {
         "role": ROLES[role],
         "replicas": _count(fields, role),
-        "gpus": gpus,
-        "parallel": without_nothing(parallel),
+        "gpus": gpus or ((spread["tp"] or 1) * (spread["pp"] or 1) if inside else None),
+        "parallel": without_nothing(spread),
+        "args": {"enable-dp-attention": True} if inside and engine == "sglang" else None,
     }
     return without_nothing({**worker, **options})
+
+
+def _spread(sizes: dict[str, int | None], experts: int, engine: str) -> dict[str, int | None]:
+    """The experts' ranks are all of a worker's: attention is tensor parallel over as many, or data parallel inside."""
+    tp, dp = sizes["tp"] or 1, sizes["dp"] or 1
+    ranks = experts // dp if engine == "vllm" else experts
+    if ranks <= tp:
+        return sizes
+    return {**sizes, "tp": ranks, "dp": ranks if engine == "trtllm" and dp > 1 else sizes["dp"]}
 
 
 def _engine(fields: Fields, image: str | None) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynamoc.compiler.importers.shell import read_script, with_variables
 from dynamoc.compiler.scalars import resolve_plain
 
 MODULES: Mapping[str, tuple[str, str]] = {
@@ -23,43 +23,46 @@ MODULES: Mapping[str, tuple[str, str]] = {
 }
 """Modules after `python3 -m`: the engine, and who starts it."""
 PROGRAMS: Mapping[str, str] = {"vllm": "vllm", "trtllm-serve": "trtllm"}
-_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+_REDIRECTION = re.compile(r"[0-9]*>{1,2}.*|&>{1,2}.*", re.DOTALL)
 _SEPARATORS = (";", "&&", "||", "|", "&")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What a worker is started with. `rest` are words that are neither the engine nor a flag of it."""
+    """What a worker is started with.
+
+    `rest` are words that are neither the engine nor a flag of it, `files` the texts that are written before it starts.
+    """
 
     engine: str | None
     entrypoint: str | None
     args: Mapping[str, Any] = field(default_factory=dict)
     rest: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_command(words: Sequence[str], env: Mapping[str, str]) -> CommandLine:
     """Read the words of `command` and `args` together; a shell's script is read word by word, variables replaced."""
     flat: list[str] = []
+    files: dict[str, str] = {}
     for word in words:
-        script = any(mark in word for mark in (" ", "\n"))
-        flat += _split(word) if script and not _is_json(word) else [word]
-    flat = [_VARIABLE.sub(lambda match: env.get(match[1] or match[2], match[0]), word) for word in flat]
+        if any(mark in word for mark in (" ", "\n")) and not _is_json(word):
+            script = read_script(word)
+            flat += script.words
+            files |= script.files
+        else:
+            flat.append(word)
+    flat = with_variables(flat, env)
     start, engine, entrypoint = _engine(flat)
     if engine is None:
-        return CommandLine(None, None, rest=tuple(flat))
-    end = next((at for at in range(start, len(flat)) if flat[at] in _SEPARATORS), len(flat))
+        return CommandLine(None, None, rest=tuple(flat), files=files)
+    end = next((at for at in range(start, len(flat)) if _ends(flat[at])), len(flat))
     args, rest = _flags(flat[start:end])
-    return CommandLine(engine, entrypoint, args, (*_before(flat[:start]), *rest, *flat[end:]))
+    return CommandLine(engine, entrypoint, args, (*_before(flat[:start]), *rest, *flat[end:]), files)
 
 
-def _split(script: str) -> list[str]:
-    """The words of a script; one with open quotes is one word."""
-    try:
-        lexer = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars=";&|")
-        lexer.whitespace_split, lexer.commenters = True, ""
-        return list(lexer)
-    except ValueError:
-        return [script]
+def _ends(word: str) -> bool:
+    return word in _SEPARATORS or _REDIRECTION.fullmatch(word) is not None
 
 
 def _is_json(word: str) -> bool:

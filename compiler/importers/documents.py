@@ -5,6 +5,7 @@ Numbers remember how they were written, so a value reaches the engine as the rec
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -17,6 +18,8 @@ MAX_VALUES = 200_000
 MAX_DEPTH = 64
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TEMPLATE = re.compile(r"\{\{|\{%")
+_BINARY = re.compile(r"[\x00\ufffd]")
 _BOOL = "tag:yaml.org,2002:bool"
 PLAIN = (None, "")
 """Styles of a scalar without quotes: libyaml's parser has another word for it than Python's."""
@@ -27,6 +30,15 @@ def read_documents(text: str) -> list[Any]:
     """Every document that is not empty; RecipeError if the text is not YAML."""
     if len(text) > MAX_CHARACTERS:
         raise RecipeError(f"the file has more than {MAX_CHARACTERS} characters")
+    try:
+        return _documents(text)
+    except RecipeError as error:
+        if _TEMPLATE.search(text) is None or _BINARY.search(text) is not None:
+            raise
+        raise RecipeError(f"{error}; the text is a template, so import what it renders to") from error
+
+
+def _documents(text: str) -> list[Any]:
     try:
         nodes = list(yaml.compose_all(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:

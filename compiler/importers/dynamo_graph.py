@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dynamoc.compiler.importers.dynamo_service import Service, engine_files, services_of, variable_of
+from dynamoc.compiler.importers.dynamo_service import OptionFiles, Service, engine_files, services_of, variable_of
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
 from dynamoc.compiler.importers.recipe import (
+    EXTERNAL,
     Fields,
     Imported,
     RecipeError,
@@ -39,7 +40,7 @@ def read(documents: list[Any]) -> Iterator[Imported]:
         yield _imported(f"{number}" if len(graphs) > 1 else "", graph, files)
 
 
-def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> Imported:
+def _imported(point: str, graph: Mapping[str, Any], files: OptionFiles) -> Imported:
     fields = Fields(graph)
     for path, reason in IGNORED.items():
         fields.ignore(reason, *path)
@@ -50,6 +51,8 @@ def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[
     engine = next((service.engine for service in workers if service.engine), None)
     if engine is None:
         engine = fields.take_text("spec", "backendFramework")
+    if engine is None:
+        raise RecipeError("no worker of the graph starts an engine that is known; is it a patch of another graph?")
     fields.ignore("the commands of the workers say which engine they start", "spec", "backendFramework")
     shared = _shared_env(fields)
     names = {service.name: name_of(service.name) for service in workers}
@@ -64,7 +67,7 @@ def _imported(point: str, graph: Mapping[str, Any], files: Mapping[str, Mapping[
         "components": {
             door: _frontend(fields, frontends, shared),
             "router": {"role": "router", "policy": _policy(frontends)},
-            **{names[s.name]: _worker(s, engine) for s in workers},
+            **{names[s.name]: _worker(fields, s, engine) for s in workers},
         },
         "edges": _edges(door, roles),
     }
@@ -105,18 +108,24 @@ def _policy(frontends: list[Service]) -> str:
     return "kv" if "kv" in modes else "random" if "random" in modes else "round_robin"
 
 
-def _worker(service: Service, engine: str | None) -> dict[str, Any]:
+def _worker(fields: Fields, service: Service, engine: str) -> dict[str, Any]:
+    """An engine of ours is no program in an image, and has no flags of another."""
+    own = service.engine or engine
     worker = {
         "role": service.role,
-        "engine": service.engine if service.engine != engine else None,
-        "entrypoint": service.entrypoint,
-        "image": service.image,
+        "engine": own if own != engine else None,
         "replicas": max(service.replicas, 1),
         "gpus": service.gpus * service.nodes or None,
         "nodes_per_worker": service.nodes if service.nodes > 1 else None,
-        "args": dict(service.args) or None,
         "env": dict(service.env),
     }
+    if own in EXTERNAL:
+        worker |= {"entrypoint": service.entrypoint, "image": service.image, "args": dict(service.args) or None}
+    elif service.args or service.image:
+        fields.notes.append(
+            f"`{own}` is part of dynamoc: of `{service.name}` the image {service.image or 'none'} and these flags are "
+            f"not mapped: {service.args}"
+        )
     return without_nothing(worker)
 
 

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from dynamoc.compiler.importers.documents import read_documents
+from dynamoc.compiler.importers.foreign import what_it_is
 from dynamoc.compiler.importers.recipe import Imported, RecipeError
 
 IMPORTERS: Mapping[str, str] = {
     "a Dynamo DynamoGraphDeployment": "dynamoc.compiler.importers.dynamo_graph",
     "a disaggregated TensorRT-LLM configuration": "dynamoc.compiler.importers.trtllm",
+    "a TensorRT-LLM benchmark configuration": "dynamoc.compiler.importers.trtllm_benchmark",
+    "an InferenceX matrix": "dynamoc.compiler.importers.inferencex",
     "an aiconfigurator generator configuration": "dynamoc.compiler.importers.aiconfigurator",
     "an srt-slurm recipe": "dynamoc.compiler.importers.srt_slurm",
 }
@@ -37,4 +40,4 @@ def read_recipe(text: str) -> Iterator[Imported]:
         importer = cast("Importer", importlib.import_module(module))
         if documents and importer.recognises(documents):
             return importer.read(documents)
-    raise RecipeError(f"this is none of {', '.join(IMPORTERS)}")
+    raise RecipeError(what_it_is(documents) or f"this is none of {', '.join(IMPORTERS)}")

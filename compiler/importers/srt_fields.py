@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dynamoc.compiler.importers.recipe import Path
+from dynamoc.compiler.importers.recipe import EXTERNAL, Path
 
 ROLES = ("prefill", "decode", "agg")
-EXTERNAL = ("sglang", "vllm", "trtllm")
-"""Engines that are programs of their own, with flags and images of their own."""
 ENGINES = (*EXTERNAL, "mocker")
 SECTION = {"prefill": "prefill", "decode": "decode", "agg": "aggregated"}
 """What schema 1 calls a role below `backend`."""

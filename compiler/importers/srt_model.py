@@ -57,7 +57,7 @@ def image_of(fields: Fields) -> str | None:
     if public is not None and public != here:
         fields.notes.append(f"the image `{public}` is called `{here}` at the site")
     name = public if public is not None else here
-    return None if name is None else name.replace("#", "/", 1)
+    return name.replace("#", "/", 1) if name else None
 
 
 def version_of(fields: Fields, engine: str, image: str | None) -> str | None:

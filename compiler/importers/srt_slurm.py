@@ -9,6 +9,7 @@ from typing import Any
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
 from dynamoc.compiler.importers.points import points
 from dynamoc.compiler.importers.recipe import (
+    EXTERNAL,
     Fields,
     Imported,
     Path,
@@ -20,7 +21,6 @@ from dynamoc.compiler.importers.recipe import (
 from dynamoc.compiler.importers.srt_fields import (
     COMPONENT,
     ENGINES,
-    EXTERNAL,
     IGNORED,
     IGNORED_VALUES,
     ROLES,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
-from dynamoc.compiler.importers.recipe import Fields, Imported, name_of, without_nothing
+from dynamoc.compiler.importers.recipe import Fields, Imported, RecipeError, name_of, without_nothing
 
 SERVERS = {"context_servers": "prefill", "generation_servers": "decode"}
+ORCHESTRATION = frozenset(
+    {
+        *("hostname", "port", "model", "conditional_disagg_config", "disagg_cluster", "max_retries"),
+        *("metadata_server", "node_id", "otlp_config", "perf_metrics_max_requests", "schedule_style"),
+    }
+)
+"""Fields beside the groups that are of the server before them, not of the engines."""
 OURS = ("num_instances", "urls", "router")
 """Fields of a group of servers that are not the engine's."""
 POLICIES = {"round_robin": "round_robin", "load_balancing": "least_loaded", "kv_cache_aware": "kv"}
@@ -27,9 +34,15 @@ def read(documents: list[Any]) -> Iterator[Imported]:
     data = documents[0]
     fields = Fields(data)
     model = fields.take_text("model")
-    shared = {key: fields.take(key) for key in data if key not in (*SERVERS, "hostname", "port", "model")}
+    shared = {key: fields.take(key) for key in data if key not in (*SERVERS, *ORCHESTRATION)}
     fields.ignore("hosts are assigned when the pipeline is placed", "hostname")
     groups = {role: _group(fields, name) for name, role in SERVERS.items()}
+    groups = {role: worker for role, worker in groups.items() if worker["replicas"]}
+    if "decode" not in groups:
+        raise RecipeError("`generation_servers.num_instances` is 0: there are no servers that generate")
+    if len(groups) == 1:
+        fields.notes.append("there are no context servers: the generation servers do both phases")
+        groups = {"worker": {**groups["decode"], "role": "aggregated"}}
     ref = model or "model"
     spec = {
         "dynamoc": 1,
@@ -41,12 +54,12 @@ def read(documents: list[Any]) -> Iterator[Imported]:
             "router": {"role": "router", "policy": _policy(fields)},
             **groups,
         },
-        "edges": ["frontend -> router -> prefill -> decode"],
+        "edges": [" -> ".join(("frontend", "router", *groups))],
     }
     if model is None:
         fields.notes.append("the configuration names no model; put its name into `model.ref`")
     fields.notes.append(host_note(KIND))
-    needed = sum(worker["replicas"] * _ranks({**shared, **worker.get("args", {})}) for worker in groups.values())
+    needed = sum(worker["replicas"] * ranks_of({**shared, **worker.get("args", {})}) for worker in groups.values())
     cluster = cluster_of(KIND, GPUS_PER_NODE, -(-needed // GPUS_PER_NODE))
     yield Imported("", spec, cluster, fields.unmapped(), fields.ignored, tuple(fields.notes))
 
@@ -58,7 +71,7 @@ def _group(fields: Fields, name: str) -> dict[str, Any]:
     fields.ignore("addresses are assigned when the pipeline is placed", name, "urls")
     instances = count if count is not None else len(urls) if isinstance(urls, list) else 1
     args = {key: fields.take(name, key) for key in fields.get(name) if key not in OURS}
-    return without_nothing({"role": SERVERS[name], "replicas": max(instances, 1), "args": args or None})
+    return without_nothing({"role": SERVERS[name], "replicas": instances, "args": args or None})
 
 
 def _policy(fields: Fields) -> str:
@@ -70,7 +83,8 @@ def _policy(fields: Fields) -> str:
     return "round_robin"
 
 
-def _ranks(args: dict[str, Any]) -> int:
+def ranks_of(args: Mapping[str, Any]) -> int:
+    """GPUs of a server with these options."""
     ranks = 1
     for size in ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"):
         written = args.get(size)

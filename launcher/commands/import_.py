@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--table", type=click.Path(dir_okay=False, path_type=Path), help="With `--verdicts`: also a page for people."
 )
 def command(recipe: Path, output: Path | None, points: bool, verdicts: Path | None, table: Path | None) -> None:
-    """Import RECIPE: srt-slurm, DynamoGraphDeployment, TensorRT-LLM or aiconfigurator."""
+    """Import RECIPE: srt-slurm, DynamoGraphDeployment, TensorRT-LLM, aiconfigurator or InferenceX."""
     if verdicts is not None:
         _judge(recipe, verdicts, table)
         return
@@ -107,7 +107,7 @@ def _judge(folder: Path, out: Path, table: Path | None) -> None:
 
     from dynamoc.compiler.artifacts import Artifact, write
     from dynamoc.launcher.verdict_table import to_table
-    from dynamoc.launcher.verdicts import judge_folder, summary, to_lines
+    from dynamoc.launcher.verdicts import bugs, judge_folder, summary, to_lines
 
     if not folder.is_dir():
         raise click.UsageError(f"{folder} is not a folder")
@@ -119,3 +119,5 @@ def _judge(folder: Path, out: Path, table: Path | None) -> None:
         except OSError as error:
             raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
     click.echo(summary(verdicts))
+    if found := bugs(verdicts):
+        raise RuntimeError(f"{found} of the files met a bug of dynamoc; their lines say which")

@@ -77,9 +77,8 @@ def test_every_leaf_is_mapped_or_named(path: Path) -> None:
 def test_a_field_nobody_knows_is_named(path: Path) -> None:
     documents = list(yaml.safe_load_all(path.read_text()))
     main = documents[-1]
-    place = (
-        main["spec"] if "spec" in main else main.get("benchmark", main.get("SlaConfig", main.get("context_servers")))
-    )
+    known = ("spec", "benchmark", "SlaConfig", "context_servers")
+    place = next((main[name] for name in known if name in main), next(iter(main.values())))
     place["router" if "urls" in place else "invented"] = {"invented": {"deep": [1, {"a": 2}]}}
     found = read(documents)
 

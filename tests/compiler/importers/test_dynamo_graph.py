@@ -135,3 +135,103 @@ def test_words_around_an_engine_are_kept_for_the_note() -> None:
 
     assert plain(dict(found.args)) == {"tp": 2}
     assert found.rest == ("ulimit", "-n", "9", "&&", ";", "echo", "done")
+
+
+GRAPH = """
+apiVersion: nvidia.com/v1alpha1
+kind: DynamoGraphDeployment
+metadata: {name: g}
+spec:
+  services:
+    Door: {componentType: main, extraPodSpec: {mainContainer: {command: [python3, -m, dynamo.frontend]}}}
+"""
+
+
+def test_an_unknown_type_is_what_it_starts() -> None:
+    worker = "    W: {componentType: llm, extraPodSpec: {mainContainer: {command: [vllm, serve, a/b]}}}\n"
+    (found,) = read_recipe(GRAPH + worker)
+
+    assert {name: c["role"] for name, c in found.spec["components"].items()} == {
+        "door": "frontend",
+        "router": "router",
+        "w": "aggregated",
+    }
+    assert [note for note in found.notes if "which we do not know" in note]
+
+
+def test_the_container_that_starts_an_engine_is_the_worker() -> None:
+    pod = """
+    W:
+      componentType: worker
+      extraPodSpec:
+        mainContainer: {image: side, command: [relay], args: [--to, 127.0.0.1]}
+        containers:
+        - {image: engine, command: [python3, -m, sglang.launch_server], args: [--tp, "2"],
+           resources: {limits: {nvidia.com/gpu: "2"}}}
+"""
+    (found,) = read_recipe(GRAPH + pod)
+    worker = found.spec["components"]["w"]
+
+    assert (worker["image"], worker["gpus"], plain(worker["args"])) == ("engine", 2, {"tp": 2})
+    assert "spec.services.W.extraPodSpec.mainContainer.image" in found.unmapped
+
+
+def test_files_of_one_name_are_told_apart_by_what_a_pod_mounts() -> None:
+    def config(name: str, size: int) -> str:
+        return f"kind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{e.yaml: 'tensor_parallel_size: {size}'}}\n---"
+
+    def pod(role: str) -> str:
+        return f"""
+    {role}:
+      subComponentType: {role}
+      extraPodSpec:
+        mainContainer: {{command: [python3, -m, dynamo.trtllm], args: [--extra-engine-args, /c/e.yaml]}}
+        volumes: [{{name: v, configMap: {{name: of-{role}}}}}]
+"""
+
+    text = config("of-prefill", 2) + "\n" + config("of-decode", 4) + GRAPH + pod("prefill") + pod("decode")
+    (found,) = read_recipe(text)
+    components = found.spec["components"]
+
+    assert plain(components["prefill"]["args"]) == {"tensor_parallel_size": 2}
+    assert plain(components["decode"]["args"]) == {"tensor_parallel_size": 4}
+
+
+def test_options_that_a_script_writes_are_read() -> None:
+    pod = """
+    W:
+      componentType: worker
+      extraPodSpec:
+        mainContainer:
+          command: [/bin/bash, -c]
+          args:
+          - |
+            cat > /tmp/e.yaml <<'EOF'
+            tensor_parallel_size: 2
+            EOF
+            args=(
+              --model-path "a/b"
+              --extra-engine-args /tmp/e.yaml
+            )
+            exec python3 -m dynamo.trtllm "${args[@]}"
+"""
+    (found,) = read_recipe(GRAPH + pod)
+
+    assert plain(found.spec["components"]["w"]["args"]) == {"model-path": "a/b", "tensor_parallel_size": 2}
+
+
+def test_an_engine_of_ours_has_no_image_and_no_flags() -> None:
+    pod = """
+    W:
+      componentType: worker
+      extraPodSpec: {mainContainer: {image: i, command: [python3, -m, dynamo.mocker], args: [--model-path, a/b]}}
+"""
+    (found,) = read_recipe(GRAPH + pod)
+
+    assert found.spec["components"]["w"] == {"role": "aggregated", "replicas": 1}
+    assert found.spec["model"] == {"ref": "a/b"}
+
+
+def test_a_patch_of_a_graph_is_no_graph() -> None:
+    with pytest.raises(RecipeError, match="patch of another graph"):
+        list(read_recipe(GRAPH + "    W: {componentType: worker, envs: []}\n"))
