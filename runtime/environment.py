@@ -26,12 +26,26 @@ class Variable:
     set_by_agent: bool = False
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("must be at least 1")
+    return value
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "DYNAMOC_MODEL_ROOT",
         "path",
         None,
         "Folder under which `model.ref` is looked up; wins over the manifest's `model_root`.",
+    ),
+    Variable(
+        "DYNAMOC_KV_DISK_DAILY_WRITE_BYTES",
+        "integer",
+        None,
+        "Endurance budget: most bytes of KV written to each worker's disk tier a day; no limit if unset.",
+        _positive,
     ),
     Variable("DYNAMOC_LOG_LEVEL", "debug | info | warning | error", "info", "Least severe log line that is written."),
     Variable(

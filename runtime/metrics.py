@@ -68,6 +68,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("dynamoc_kv_checksum_failures_total", "counter", "worker", "Blocks under a checksum that was wrong on arrival, counted by the receiver."),
     Metric("dynamoc_kv_local_prefills_total", "counter", "worker", "Prompts a decode worker computed itself though a prefill worker was chosen: resident, not_attached, lost, failed, checksum.", ("reason",)),
     Metric("dynamoc_kv_received_blocks_total", "counter", "worker", "Blocks that arrived and were verified, counted by the receiver.", ("transport",)),
+    # KV tiers: copies between them are transfers too, with `transport` copy, file, object or bounce+…
+    Metric("dynamoc_kv_tier_blocks", "gauge", "worker", "Blocks that a tier below the device holds.", ("tier",)),
+    Metric("dynamoc_kv_tier_capacity_blocks", "gauge", "worker", "Blocks that a tier can hold.", ("tier",)),
+    Metric("dynamoc_kv_tier_up", "gauge", "worker", "1, or 0 while a tier is off after failures.", ("tier",)),
+    Metric("dynamoc_kv_tier_hit_blocks_total", "counter", "worker", "Prompt blocks that were loaded from a tier.", ("tier",)),
+    Metric("dynamoc_kv_tier_recomputed_blocks_total", "counter", "worker", "Prompt blocks that a tier held but that were sooner computed than loaded."),
+    Metric("dynamoc_kv_tier_skipped_blocks_total", "counter", "worker", "Blocks that were not stored in a tier: busy, endurance, evicted, full, infrequent, off, parent_absent.", ("tier", "reason")),
+    Metric("dynamoc_kv_tier_corrupt_blocks_total", "counter", "worker", "Blocks that were wrong when they were read from a tier; they are computed again.", ("tier",)),
 )  # fmt: skip
 
 _BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

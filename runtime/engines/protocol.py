@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
+from dynamoc.runtime.kv.tiers.tally import TierReport
 from dynamoc.runtime.plane.messages import KvEvent, Sampling, TokenOutput
 
 RequestKey = int
@@ -79,6 +80,8 @@ class StepReport:
     reserved: list[Reserved] = field(default_factory=list)
     events: list[KvEvent] = field(default_factory=list)
     stats: EngineStats = field(default_factory=EngineStats)
+    tiers: TierReport | None = None
+    """What the KV tiers did, if there are any."""
     failure: str | None = None
     """The engine cannot go on: the worker must fail its requests and exit."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dynamoc.runtime.engines.native.engine import CoreEngine
 from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.protocol import Engine
+from dynamoc.runtime.kv.tiers.identity import model_identity
 from dynamoc.runtime.manifest import WorkerSettings
 
 ENGINES: Mapping[str, str] = {
@@ -28,4 +29,4 @@ def make_engine(settings: WorkerSettings, model_folder: Path, model_name: str) -
     except ImportError as error:
         raise ValueError(f"engine `{settings.engine}` cannot serve `{model_name}` here: {error}") from error
     runner: Runner = make(settings, model_folder)
-    return CoreEngine(settings.engine, runner, settings)
+    return CoreEngine(settings.engine, runner, settings, lambda: model_identity(model_name, model_folder))

@@ -99,6 +99,8 @@ class Service:
             self.router.events(report.events)
             self.router.load(report.stats)
         self._telemetry.step(report.stats)
+        if report.tiers is not None:
+            self._telemetry.tiers.step(report.tiers)
         if report.failure is not None:
             self._on_failure(report.failure)
 

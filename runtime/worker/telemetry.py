@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dynamoc.runtime.engines.protocol import EngineStats
 from dynamoc.runtime.metrics import Metrics
 from dynamoc.runtime.transports.protocol import Completion, Outcome
+from dynamoc.runtime.worker.tier_telemetry import TierTelemetry
 
 TIER = "G1"
 OPERATION = "push"
@@ -17,6 +18,7 @@ class Telemetry:
     """What this worker counts. `transport` is the one in use: no other ever moves a block."""
 
     def __init__(self, metrics: Metrics, transport: str | None) -> None:
+        self.tiers = TierTelemetry(metrics)
         self._metrics = metrics
         self._labels = (transport or "none", TIER, TIER, OPERATION)
         self._last = EngineStats()

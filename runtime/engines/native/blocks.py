@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from dynamoc.runtime.kv.hashing import SEED, extend
+from dynamoc.runtime.kv.tiers.page import page_name
 from dynamoc.runtime.plane.messages import BlocksRemoved, BlocksStored, KvEvent, StoredBlock
 
 
@@ -26,6 +27,8 @@ class Node:
     tokens: bytes
     local_hash: int
     sequence_hash: int
+    name: bytes
+    """What its page is called off the device; cryptographic, unlike the other two."""
     children: dict[bytes, Node] = field(default_factory=dict)
 
 
@@ -72,6 +75,10 @@ class BlockManager:
     def active(self) -> int:
         """Blocks in use by sequences."""
         return self.total - self.available - self.quarantined
+
+    def node(self, block: int) -> Node | None:
+        """What a block is registered as."""
+        return self._nodes[block]
 
     def blocks_for(self, tokens: int) -> int:
         """How many blocks hold that many tokens."""
@@ -135,6 +142,11 @@ class BlockManager:
             self._report_stored(run)
             parent, run = known, []
         self._report_stored(run)
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """Use blocks that are in use already once more, until `release`."""
+        for block in blocks:
+            self._share(block)
 
     def release(self, blocks: Sequence[int]) -> None:
         """A sequence, or the end of one, is done with its blocks; registered content stays until it is reused."""
@@ -214,7 +226,8 @@ class BlockManager:
 
     def _add(self, block: int, parent: Node | None, content: bytes) -> Node:
         local = xxhash.xxh3_64_intdigest(content, SEED)
-        node = Node(block, parent, content, local, extend(parent.sequence_hash if parent else None, local))
+        sequence = extend(parent.sequence_hash if parent else None, local)
+        node = Node(block, parent, content, local, sequence, page_name(parent.name if parent else None, content))
         (parent.children if parent else self._roots)[content] = node
         self._nodes[block] = node
         return node

@@ -8,13 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from dynamoc.runtime import environment
 from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.native.scheduler import Scheduler
 from dynamoc.runtime.engines.native.sequence import Step
+from dynamoc.runtime.engines.native.tiering import Tiering
 from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
-from dynamoc.runtime.manifest import WorkerSettings
+from dynamoc.runtime.kv.tiers.device import HostDevice, device_of
+from dynamoc.runtime.kv.tiers.load import Load
+from dynamoc.runtime.kv.tiers.page import page_format
+from dynamoc.runtime.kv.tiers.stack import TierStack
+from dynamoc.runtime.manifest import CacheSettings, WorkerSettings
 from dynamoc.runtime.plane.messages import KvEvent, TokenOutput
 
 log = logging.getLogger(__name__)
@@ -29,8 +35,14 @@ STOP_TIMEOUT_S = 30.0
 class CoreEngine:
     """An `Engine` made of a scheduler and a runner."""
 
-    def __init__(self, name: str, runner: Runner, settings: WorkerSettings) -> None:
+    def __init__(
+        self, name: str, runner: Runner, settings: WorkerSettings, identity: Callable[[], str] | None = None
+    ) -> None:
+        """`identity` tells this model's weights from all others; pages in the KV tiers are good for no other."""
         self.name = name
+        self._identity = identity or (lambda: name)
+        self._device: HostDevice | None = None
+        self._stack: TierStack | None = None
         self._runner = runner
         self._settings = settings
         self._commands: deque[Callable[[Scheduler], None]] = deque()
@@ -47,6 +59,8 @@ class CoreEngine:
         """Load the runner; its pool's size is what the scheduler goes by."""
         self._runner.load(progress)
         self._scheduler = Scheduler(self._settings, self._runner.pool().blocks, self._runner.eos_token_ids)
+        if self._settings.cache is not None and self._settings.kv.prefix_caching:
+            self._open_tiers(self._scheduler, self._settings.cache)
 
     def layout(self) -> KvLayout:
         """Shape of the pool."""
@@ -97,7 +111,8 @@ class CoreEngine:
         if self._scheduler is None:
             return []
         with self._books:
-            return self._scheduler.blocks.resident()
+            tiers = self._stack.resident() if self._stack is not None else []
+            return self._scheduler.blocks.resident() + tiers
 
     def stop(self) -> None:
         """End the thread after the step under way; RuntimeError if that step does not end in time."""
@@ -110,7 +125,29 @@ class CoreEngine:
                 raise RuntimeError(f"a step of engine `{self.name}` did not end within {STOP_TIMEOUT_S:g} s")
         if not self._closed:
             self._closed = True
+            if self._stack is not None and self._device is not None:
+                self._stack.close()
+                self._device.close()
             self._runner.close()
+
+    def _open_tiers(self, scheduler: Scheduler, cache: CacheSettings) -> None:
+        """OSError or ValueError if a declared tier cannot be used."""
+        pool = self._runner.pool()
+        self._device = device_of(pool, page_format(pool.layout, self._identity()))
+
+        def on_read(blocks: list[int]) -> None:
+            self._post(lambda scheduler: scheduler.read(blocks))
+
+        def on_loaded(key: RequestKey, _load: Load) -> None:
+            self._post(lambda scheduler: scheduler.loaded(key))
+
+        budget = environment.read("DYNAMOC_KV_DISK_DAILY_WRITE_BYTES")
+        self._stack = TierStack(self._device, cache, on_read, self._look, daily_write_bytes=budget)
+        scheduler.tiering = Tiering(self._stack, scheduler.blocks, on_loaded)
+
+    def _look(self) -> None:
+        """A copy has completed: there may be news to tell."""
+        self._post(lambda _scheduler: None)
 
     def _post(self, command: Callable[[Scheduler], None]) -> None:
         with self._wake:
@@ -151,6 +188,8 @@ class CoreEngine:
                 self._commands.popleft()(scheduler)
             step = scheduler.schedule()
         sampled = self._runner.execute(step) if step.chunks else []
+        if scheduler.tiering is not None:
+            scheduler.tiering.observe(step, time.monotonic() - started)
         with self._books:
             scheduler.finish(step, sampled)
             return self._report(scheduler, step, started)
@@ -160,6 +199,10 @@ class CoreEngine:
         if step.chunks:
             steps, seconds = steps + 1, seconds + time.monotonic() - started
         report = scheduler.take_report(steps, seconds)
-        changed = report.stats != self._stats or report.outputs or report.reserved or report.events
+        changed = bool(report.stats != self._stats or report.outputs or report.reserved or report.events)
+        if self._stack is not None:
+            report.events += self._stack.events()
+            report.tiers = self._stack.report()
+            changed = changed or bool(report.events) or report.tiers.has_news
         self._stats = report.stats
         return report if changed else None

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from dynamoc.runtime.engines.native.blocks import BlockManager
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
+from dynamoc.runtime.engines.native.tiering import Tiering
 from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Prefilled, RequestKey, Reserved, StepReport
+from dynamoc.runtime.kv.tiers.onboard import Found
 from dynamoc.runtime.manifest import WorkerSettings
 from dynamoc.runtime.plane.messages import FinishReason, TokenOutput
 
@@ -27,8 +29,9 @@ class _Counters:
 class Scheduler:
     """Every request of one engine and where it is in its life. Not thread-safe.
 
-    A request is in one place: `waiting` for blocks, in line; `reserved`, while a peer fills its blocks; `ready` for
-    a place among `running`; `held` after its prefill, until its blocks were sent; or `quarantined`, only its blocks.
+    A request is in one place: `waiting` for blocks, in line; `loading`, while the KV tiers fill its blocks, or
+    `reserved`, while a peer does; `ready` for a place among `running`; `held` after its prefill, until its blocks
+    were sent; or `quarantined`, only its blocks.
     """
 
     def __init__(self, settings: WorkerSettings, blocks: int, eos_token_ids: frozenset[int]) -> None:
@@ -42,7 +45,9 @@ class Scheduler:
         self._eos_token_ids = eos_token_ids
         self._waiting: OrderedDict[RequestKey, Sequence] = OrderedDict()
         self._wants_reservation: set[RequestKey] = set()
+        self.tiering: Tiering | None = None
         self._reserved: dict[RequestKey, Sequence] = {}
+        self._loading: dict[RequestKey, Sequence] = {}
         self._ready: dict[RequestKey, Sequence] = {}
         self._running: dict[RequestKey, Sequence] = {}
         self._held: dict[RequestKey, Sequence] = {}
@@ -71,6 +76,7 @@ class Scheduler:
         assert first.tokens or first.finish
         sequence.computed = len(sequence.tokens)
         self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
+        self._touch(sequence)
         sequence.tokens.extend(first.tokens)
         reason = self._finish_reason(sequence)
         if reason is None and first.finish is None:
@@ -86,6 +92,23 @@ class Scheduler:
         sequence = self._reserved.pop(key, None)
         if sequence is not None:
             self._ready[key] = sequence
+
+    def loaded(self, key: RequestKey) -> None:
+        """The tiers are done: what they filled is shared, the rest is computed."""
+        sequence = self._loading.pop(key, None)
+        if sequence is None or self.tiering is None:
+            return
+        tokens = self.tiering.loaded(key) * self.blocks.block_size
+        sequence.computed += tokens
+        sequence.cached_tokens += tokens
+        self._counters.cached_tokens += tokens
+        self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
+        self._ready[key] = sequence
+
+    def read(self, blocks: list[int]) -> None:
+        """Copies to the tiers no longer read these blocks."""
+        if self.tiering is not None:
+            self.tiering.read(blocks)
 
     def quarantine(self, key: RequestKey) -> None:
         """Drop a reserved request; the blocks that a peer was to write stay out of use."""
@@ -108,7 +131,9 @@ class Scheduler:
     def cancel(self, key: RequestKey) -> None:
         """Drop a request wherever it is; only quarantined blocks stay where they are."""
         self._wants_reservation.discard(key)
-        for place in (self._waiting, self._ready, self._running, self._reserved, self._held):
+        if self.tiering is not None:
+            self.tiering.forget(key)
+        for place in (self._waiting, self._loading, self._ready, self._running, self._reserved, self._held):
             sequence = place.pop(key, None)
             if sequence is not None:
                 self.blocks.release(sequence.blocks)
@@ -153,7 +178,7 @@ class Scheduler:
         counters, blocks = self._counters, self.blocks
         report.stats = EngineStats(
             running=len(self._running),
-            waiting=len(self._waiting) + len(self._reserved) + len(self._ready),
+            waiting=len(self._waiting) + len(self._loading) + len(self._reserved) + len(self._ready),
             active_blocks=blocks.active,
             cached_blocks=blocks.cached,
             total_blocks=blocks.total,
@@ -174,9 +199,11 @@ class Scheduler:
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _owners(self) -> Iterator[list[int]]:
-        for place in (self._running, self._ready, self._reserved, self._held, self._waiting):
+        for place in (self._running, self._ready, self._loading, self._reserved, self._held, self._waiting):
             for sequence in place.values():
                 yield sequence.blocks
+        if self.tiering is not None:
+            yield list(self.tiering.held.elements())
 
     def _refuse(self, request: EngineRequest) -> bool:
         """Whether the request ends here; then its output says why."""
@@ -236,9 +263,14 @@ class Scheduler:
             return False
         if not reserving and (not budget or len(self._running) >= self._max_sequences):
             return False
+        found = None if reserving or self.tiering is None else self.tiering.look_up(sequence.tokens)
+        if found is not None and self._must_wait(found):
+            return False
         if not self._allocate(sequence):
             return False
-        if reserving:
+        if found is not None and self.tiering is not None and self.tiering.load(sequence, found):
+            self._loading[sequence.key] = sequence
+        elif reserving:
             self._wants_reservation.remove(sequence.key)
             self._reserved[sequence.key] = sequence
             resident = sequence.computed // self.blocks.block_size
@@ -246,6 +278,16 @@ class Scheduler:
         else:
             self._running[sequence.key] = sequence
         return True
+
+    def _must_wait(self, found: Found) -> bool:
+        """Whether the prefix is on its way already, or as much as may be is."""
+        if self.tiering is None or not found.useful:
+            return False
+        return self.tiering.is_under_way(found) or len(self._loading) + len(self._ready) >= self._max_sequences
+
+    def _touch(self, sequence: Sequence) -> None:
+        if self.tiering is not None:
+            self.tiering.touch(sequence)
 
     def _allocate(self, sequence: Sequence) -> bool:
         # Running sequences grow: leave each a block, or the newcomer would soon be preempted again.
@@ -266,6 +308,8 @@ class Scheduler:
         sequence.tokens.append(sampled.token)
         self._counters.generated_tokens += 1
         reason = self._finish_reason(sequence)
+        if first or reason is not None:
+            self._touch(sequence)
         output = TokenOutput(
             sequence.key,
             (sampled.token,),

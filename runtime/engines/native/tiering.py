@@ -1,0 +1,131 @@
+"""Between the scheduler and the KV tiers: what a prompt finds below the device, and what of it goes down there."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
+
+import xxhash
+
+from dynamoc.runtime.engines.native.blocks import BlockManager, Node
+from dynamoc.runtime.engines.native.sequence import Sequence, Step
+from dynamoc.runtime.kv.hashing import SEED, extend
+from dynamoc.runtime.kv.tiers.choice import PrefillSpeed
+from dynamoc.runtime.kv.tiers.load import Load
+from dynamoc.runtime.kv.tiers.onboard import Found
+from dynamoc.runtime.kv.tiers.page import PageKey, page_name
+from dynamoc.runtime.kv.tiers.stack import TierStack
+
+HELD_SHARE = 2
+"""At most one block in so many of the pool is kept from its owners by copies that still read it."""
+
+
+class Tiering:
+    """The tiers as one scheduler uses them. Not thread-safe: copies report through the engine's commands."""
+
+    def __init__(self, stack: TierStack, blocks: BlockManager, on_loaded: Callable[[int, Load], None]) -> None:
+        self.speed = PrefillSpeed()
+        self.held: Counter[int] = Counter()
+        """Blocks that copies read, beside whoever else uses them."""
+        self._stack = stack
+        self._blocks = blocks
+        self._on_loaded = on_loaded
+        self._loading: dict[int, tuple[Load, bytes]] = {}
+        self._pack = struct.Struct(f"<{blocks.block_size}I").pack
+
+    # ---- up -----------------------------------------------------------------------------------------------
+
+    def look_up(self, tokens: Items[int]) -> Found:
+        """What the tiers hold of a prompt after what is on the device, short of its last token."""
+        matched = self._blocks.match(tokens)
+        parent = self._blocks.node(matched[-1]) if matched else None
+        seconds = self.speed.seconds_per_token
+        keys = self._keys(tokens, len(matched), parent)
+        return self._stack.onboarder.look_up(keys, None if seconds is None else seconds * self._blocks.block_size)
+
+    def is_under_way(self, found: Found) -> bool:
+        """Whether another request is loading the same prefix: it is worth waiting for."""
+        first = found.keys[0].name if found.useful else b""
+        return any(name == first for _, name in self._loading.values())
+
+    def load(self, sequence: Sequence, found: Found) -> bool:
+        """Begin to fill a sequence's own blocks; False if there is nothing to load after all."""
+        onboarder = self._stack.onboarder
+        onboarder.decided(found)
+        if not found.useful:
+            return False
+        first = sequence.computed // self._blocks.block_size
+        blocks, key = sequence.blocks[first : first + found.useful], sequence.key
+        load = onboarder.load(found, blocks, lambda load: self._on_loaded(key, load))
+        if load is None:
+            return False
+        self._loading[key] = load, found.keys[0].name
+        return True
+
+    def loaded(self, key: int) -> int:
+        """A load is over: how many of the sequence's next blocks hold their content."""
+        load, _ = self._loading.pop(key)
+        return load.prefix
+
+    def forget(self, key: int) -> None:
+        """The sequence is dropped: nothing writes to its blocks when this returns."""
+        loading = self._loading.pop(key, None)
+        if loading is not None:
+            loading[0].revoke()
+
+    # ---- down ---------------------------------------------------------------------------------------------
+
+    def touch(self, sequence: Sequence) -> None:
+        """A sequence's registered blocks were used: what is worth it goes down."""
+        pages = [(_key(node), node.block) for node in self._nodes(sequence.blocks)]
+        if not pages:
+            return
+        offloader = self._stack.offloader
+        offloader.touch([key for key, _ in pages])
+        if self.held.total() * HELD_SHARE < self._blocks.total:
+            taken = offloader.offer(pages)
+            self._blocks.hold(taken)
+            self.held.update(taken)
+
+    def read(self, blocks: list[int]) -> None:
+        """Copies are done with these blocks."""
+        self._blocks.release(blocks)
+        self.held.subtract(blocks)
+        self.held += Counter()  # drop the zeros
+
+    def observe(self, step: Step, seconds: float) -> None:
+        """Learn how fast prompts are computed, from steps that compute little else."""
+        prompt = sum(chunk.count for chunk in step.chunks if chunk.count > 1)
+        if prompt > len(step.chunks):
+            self.speed.observe(prompt, seconds)
+
+    # ---- inside -------------------------------------------------------------------------------------------
+
+    def _keys(self, tokens: Items[int], first: int, parent: Node | None) -> list[PageKey]:
+        """The pages of a prompt's full blocks from number `first` on, which follow `parent`."""
+        name = parent.name if parent else None
+        sequence = parent.sequence_hash if parent else None
+        size, keys = self._blocks.block_size, []
+        for start in range(first * size, (len(tokens) - 1) // size * size, size):
+            content = self._pack(*tokens[start : start + size])
+            local = xxhash.xxh3_64_intdigest(content, SEED)
+            key = PageKey(page_name(name, content), name, extend(sequence, local), local, sequence)
+            keys.append(key)
+            name, sequence = key.name, key.sequence_hash
+        return keys
+
+    def _nodes(self, blocks: Items[int]) -> Iterator[Node]:
+        for block in blocks:
+            node = self._blocks.node(block)
+            if node is None:
+                return
+            yield node
+
+
+def _key(node: Node) -> PageKey:
+    parent = node.parent
+    if parent is None:
+        return PageKey(node.name, None, node.sequence_hash, node.local_hash, None)
+    return PageKey(node.name, parent.name, node.sequence_hash, node.local_hash, parent.sequence_hash)

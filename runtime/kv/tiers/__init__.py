@@ -1,0 +1,1 @@
+"""The KV tiers below the device: host memory, local disk, object store."""

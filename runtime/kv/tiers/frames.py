@@ -1,0 +1,114 @@
+"""Host memory for frames: one mapping, cut into aligned places; and a small pool of them for copies under way."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from dynamoc.runtime.kv.tiers.page import ALIGN
+
+STUCK_LOOK_S = 0.05
+"""How often whoever waits for a buffer looks whether a stuck one came free."""
+
+
+class StagingTimeoutError(TimeoutError):
+    """Every buffer stayed in use until the deadline."""
+
+
+class Frames:
+    """`count` frames in one anonymous mapping, each at a multiple of `ALIGN`."""
+
+    def __init__(self, count: int, frame_bytes: int) -> None:
+        if frame_bytes % ALIGN:
+            raise ValueError(f"a frame of {frame_bytes} bytes is not a multiple of {ALIGN}")
+        self.count = count
+        self.frame_bytes = frame_bytes
+        self._map = mmap.mmap(-1, max(count, 1) * frame_bytes)
+        self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._data = memoryview(self._map)
+
+    def view(self, index: int) -> memoryview:
+        """The bytes of one frame."""
+        return self._data[index * self.frame_bytes : (index + 1) * self.frame_bytes]
+
+    def close(self) -> None:
+        """Give the memory back once nobody looks at it any more."""
+        self._data.release()
+        try:
+            self._map.close()
+        except BufferError:  # a copy that hangs still has its frame; the mapping goes with it
+            return
+
+
+class Staging:
+    """Buffers that copies borrow. One is lent again only when nothing can write to it any more.
+
+    A buffer's memory is exported to whatever reads or writes it. `give_back` proves that nobody does: a copy that was
+    given up but still hangs keeps its buffer `stuck`, out of use, until it lets go.
+    """
+
+    def __init__(self, buffers: int, frame_bytes: int) -> None:
+        self._frames = Frames(buffers, frame_bytes)
+        self._changed = threading.Condition()
+        self._free = deque(range(buffers))
+        self._stuck: list[tuple[int, memoryview]] = []
+        self._lent: dict[int, int] = {}
+        self.buffers = buffers
+        self.high_water = 0
+
+    @property
+    def in_use(self) -> int:
+        """Buffers lent or stuck."""
+        with self._changed:
+            return self.buffers - len(self._free)
+
+    @property
+    def stuck(self) -> int:
+        """Buffers given back while something still held them."""
+        with self._changed:
+            self._retry()
+            return len(self._stuck)
+
+    def borrow(self, wanted: int, timeout_s: float) -> list[memoryview]:
+        """At least one buffer, at most `wanted`; StagingTimeoutError if none comes free in time."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._free:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise StagingTimeoutError(f"all {self.buffers} staging buffers stayed in use for {timeout_s:g} s")
+                self._changed.wait(min(left, STUCK_LOOK_S))
+                self._retry()
+            views = []
+            for _ in range(min(wanted, len(self._free))):
+                index = self._free.popleft()
+                views.append(self._frames.view(index))
+                self._lent[id(views[-1])] = index
+            self.high_water = max(self.high_water, self.buffers - len(self._free))
+            return views
+
+    def give_back(self, views: Sequence[memoryview]) -> None:
+        """The copies through these buffers have completed, whatever came of them."""
+        with self._changed:
+            for view in views:
+                self._stuck.append((self._lent.pop(id(view)), view))
+            self._retry()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._frames.close()
+
+    def _retry(self) -> None:
+        still = []
+        for index, view in self._stuck:
+            try:
+                view.release()
+            except BufferError:
+                still.append((index, view))
+            else:
+                self._free.append(index)
+        self._stuck = still

@@ -1,0 +1,220 @@
+"""G4: one object per page, named after its content, shared by every worker of the model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import from_url
+
+from dynamoc.runtime.kv.tiers.breaker import Breaker
+from dynamoc.runtime.kv.tiers.lane import Lane
+from dynamoc.runtime.kv.tiers.ledger import Entry, Ledger, Skip
+from dynamoc.runtime.kv.tiers.page import PageError, PageFormat, PageKey, assemble
+from dynamoc.runtime.kv.tiers.rate import Rate
+from dynamoc.runtime.kv.tiers.store import Failure
+
+THREADS = 8
+WAITING_STORES = 64
+CHUNK_BYTES = 1 << 20
+REQUEST_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
+RETRIES = 2
+RETRY_WITHIN_S = 15.0
+MOST_PAGES = 1 << 20
+"""Known at once, where the store's size is not bounded."""
+ASSUMED_BYTES_PER_S = 2e8
+
+log = logging.getLogger(__name__)
+
+Run = tuple[int, int]
+"""First head and count."""
+
+
+class Objects:
+    """A `Store` at `url`: `s3://bucket/prefix` with the usual AWS_* variables, `file:///folder`, `memory:///`.
+
+    When it fails three times in a row it is off for a while: nothing is asked of it, and no request waits for it.
+    """
+
+    name = "G4"
+    latency_s = 0.02
+
+    def __init__(
+        self, url: str, size: int | None, format_: PageFormat, request_timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> None:
+        self.url = url
+        self._format = format_
+        self._folder = format_.digest.hex()
+        self._run: Run = (format_.heads.first, format_.heads.count)
+        self._store = _open(url, request_timeout_s)
+        self._breaker = Breaker()
+        self._others: dict[bytes, set[Run]] = {}
+        """Pages that only ranks with other heads stored."""
+        capacity = MOST_PAGES if size is None else size // format_.frame_bytes
+        self.ledger = Ledger(self.name, capacity, self._evict)
+        self.lane = Lane("object", THREADS, WAITING_STORES)
+        self.reading = Rate(ASSUMED_BYTES_PER_S)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is not paused after failures."""
+        return self._breaker.is_up
+
+    def begin(self, key: PageKey) -> Entry | Skip:
+        """A place, unless the store is off."""
+        return self.ledger.begin(key) if self.is_up else Skip.OFF
+
+    def write(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | Skip | None]:
+        """Create an object for each frame; one that exists already has the same content."""
+        return [self._put(entry, frame) for entry, frame in zip(entries, frames, strict=True)]
+
+    def read(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | None]:
+        """Fill frames from objects that are exactly as long."""
+        return [self._get(entry.key, frame) for entry, frame in zip(entries, frames, strict=True)]
+
+    def discard(self, entry: Entry) -> None:
+        """Delete the object, so that someone stores a whole one."""
+        self.ledger.drop(entry)
+        self._delete(entry.key.name)
+
+    def refresh(self) -> None:
+        """Learn what other workers stored."""
+        if not self.is_up:
+            return
+        runs: dict[bytes, set[Run]] = {}
+        try:
+            for batch in obstore.list(self._store, prefix=self._folder):
+                for found in batch:
+                    name, run = _parse(found["path"])
+                    if name is not None and run is not None:
+                        runs.setdefault(name, set()).add(run)
+                if len(runs) >= self.ledger.capacity:
+                    break
+        except (BaseError, OSError) as error:
+            self._failed("list", error)
+            return
+        self._breaker.succeeded()
+        self._others = {name: found for name, found in runs.items() if self._run not in found}
+        wanted = set(range(self._run[0], sum(self._run)))
+        self.ledger.adopt(name for name, found in runs.items() if wanted <= _heads(found))
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what waits; the objects stay."""
+        self.lane.close(timeout_s)
+
+    # ---- inside -------------------------------------------------------------------------------------------
+
+    def _put(self, entry: Entry, frame: memoryview) -> Failure | Skip | None:
+        if not self.is_up:
+            self.ledger.abort(entry)
+            return Skip.OFF
+        try:
+            obstore.put(self._store, self._path(entry.key.name, self._run), frame, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            log.debug("another worker stored it first")
+        except (BaseError, OSError) as error:
+            self.ledger.abort(entry)
+            return self._failed("put", error)
+        self._breaker.succeeded()
+        self.ledger.commit(entry)
+        return None
+
+    def _get(self, key: PageKey, frame: memoryview) -> Failure | None:
+        if not self.is_up:
+            return Failure("off")
+        try:
+            if key.name in self._others:
+                parts = [self._fetch(key.name, run) for run in sorted(self._others[key.name])]
+                assemble(self._format, key, parts, frame)
+            else:
+                self._fetch_into(self._path(key.name, self._run), frame)
+        except FileNotFoundError:
+            self._breaker.succeeded()
+            return Failure("missing")
+        except PageError as error:
+            log.warning("object %s: %s", key.name.hex(), error)
+            return Failure("corrupt")
+        except (BaseError, OSError) as error:
+            return self._failed("get", error)
+        self._breaker.succeeded()
+        return None
+
+    def _fetch_into(self, path: str, frame: memoryview) -> None:
+        answer = obstore.get(self._store, path)
+        if answer.meta["size"] != len(frame):
+            raise PageError(f"{answer.meta['size']} bytes instead of {len(frame)}")
+        at = 0
+        for chunk in answer.stream(min_chunk_size=CHUNK_BYTES):
+            size = len(chunk)
+            if at + size > len(frame):
+                raise PageError("more bytes than announced")
+            frame[at : at + size] = memoryview(chunk)
+            at += size
+        if at != len(frame):
+            raise PageError(f"{at} bytes instead of {len(frame)}")
+
+    def _fetch(self, name: bytes, run: Run) -> memoryview:
+        return memoryview(bytes(obstore.get(self._store, self._path(name, run)).bytes()))
+
+    def _evict(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            # Should the line be full, the object outlives its entry until a refresh finds it again.
+            self.lane.store(functools.partial(self._delete, entry.key.name))
+
+    def _delete(self, name: bytes) -> None:
+        try:
+            obstore.delete(self._store, self._path(name, self._run))
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            self._failed("delete", error)
+
+    def _failed(self, what: str, error: Exception) -> Failure:
+        if self._breaker.failed():
+            log.warning("the object store at %s is off for a while: %s failed: %s", self.url, what, _brief(error))
+        return Failure("store")
+
+    def _path(self, name: bytes, run: Run) -> str:
+        return f"{self._folder}/{name.hex()}/{run[0]}-{run[1]}"
+
+
+def _open(url: str, request_timeout_s: float) -> Any:
+    """ValueError if the URL names no store."""
+    scheme = url.partition("://")[0]
+    try:
+        if scheme == "file":
+            return from_url(url, mkdir=True)
+        if scheme == "memory":
+            return from_url(url)
+        client = {
+            "timeout": f"{request_timeout_s:g}s",
+            "connect_timeout": f"{min(CONNECT_TIMEOUT_S, request_timeout_s):g}s",
+        }
+        retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_WITHIN_S)}
+        return from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+    except (BaseError, TypeError) as error:
+        raise ValueError(f"object store `{url}`: {_brief(error)}") from error
+
+
+def _parse(path: str) -> tuple[bytes | None, Run | None]:
+    """The page and the heads an object's name stands for; None for objects that are not ours."""
+    try:
+        name, run = path.rsplit("/", 2)[1:]
+        first, count = run.split("-")
+        return bytes.fromhex(name), (int(first), int(count))
+    except ValueError:
+        return None, None
+
+
+def _heads(runs: set[Run]) -> set[int]:
+    return {head for first, count in runs for head in range(first, first + count)}
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
