@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynamoc.compiler.dialect import EngineCapabilities, Ranks, kv_format, tier_bytes
@@ -28,11 +29,31 @@ SERVED = EngineCapabilities(
 """What all of them can do; a dialect replaces what it does differently."""
 
 
+LARGEST = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class HostTier:
+    """How an engine is told the size of its host tier: in `unit` bytes, of each rank or data-parallel group."""
+
+    unit: int
+    whole: bool
+    """Fractions of a unit are lost."""
+    of_ranks: bool
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    """Facts without which the size means nothing."""
+
+    def parts(self, parallel: Parallelism) -> int:
+        """How many of them a worker has."""
+        return parallel.gpus if self.of_ranks else parallel.dp
+
+
 class ServedEngine:
     """They size their KV pool when they start, so the compiler knows it only where `args` say it."""
 
     name: str
     capabilities: EngineCapabilities
+    host_tier: HostTier
 
     @property
     def table(self) -> FlagTable:
@@ -88,11 +109,17 @@ class ServedEngine:
 
     def own_cache_bytes(self, options: WorkerOptions) -> int:
         """What its flags say a worker keeps in host memory; 0 where they leave it to the engine."""
-        raise NotImplementedError
+        size, tier = options.facts.get("host_cache"), self.host_tier
+        switched = all(options.facts.get(name) == on for name, on in tier.switches.items())
+        if not switched or not isinstance(size, int | float) or not 0 < size < LARGEST:
+            return 0
+        parts = 1 if self.shares_world(options.facts) else tier.parts(options.parallel)  # each server has its own
+        return int(size * tier.unit) * parts
 
     def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
         """A host tier of `size` bytes of one worker, as facts of its flag table."""
-        raise NotImplementedError
+        told, tier = size / self.host_tier.parts(options.parallel) / self.host_tier.unit, self.host_tier
+        return {**tier.switches, "host_cache": int(told) if tier.whole else told}
 
     def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
         """Where `args` say the size too, or the engine would round it to nothing."""
@@ -101,7 +128,7 @@ class ServedEngine:
         if size and "host_cache" in options.facts:
             return f"`args` give it a host cache of their own, `{options.reading.spelled['host_cache'][-1]}`"
         if size and not self.tells_tier(options, size)["host_cache"]:
-            return f"its smallest host tier is 1 GB for each of its {options.parallel.gpus} ranks"
+            return f"it counts in units of {self.host_tier.unit:,} B for each of its {options.parallel.gpus} ranks"
         return None
 
     def kv_tokens(self, options: WorkerOptions) -> int | None:

@@ -9,14 +9,13 @@ from typing import Any
 from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
-from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
+from dynamoc.compiler.serving import SERVED, HostTier, ServedEngine, positive, usage_of
 from dynamoc.compiler.spelling import model_of, served_at, server_of
 from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.88
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
-GB = 10**9
 
 
 class Sglang(ServedEngine):
@@ -30,6 +29,7 @@ class Sglang(ServedEngine):
         kv_names={"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 1, "max_batched_tokens": 0, "max_sequences": 0},
     )
+    host_tier = HostTier(10**9, whole=True, of_ranks=True, switches={"hierarchical_cache": True})
 
     def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
         """With experts exchanged by DeepEP and its like, they are parallel over all of tp, whatever `ep-size` says."""
@@ -81,15 +81,6 @@ class Sglang(ServedEngine):
             drafts=facts.get("speculative") is not None,
             kv_tokens=self.kv_tokens(options),
         )
-
-    def own_cache_bytes(self, options: WorkerOptions) -> int:
-        """Gigabytes of each rank; a ratio to the device's pool says no size."""
-        size = positive(options.facts.get("host_cache")) if options.facts.get("hierarchical_cache") else 0
-        return size * GB * options.parallel.gpus
-
-    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
-        """Whole gigabytes of each rank."""
-        return {"hierarchical_cache": True, "host_cache": size // (GB * options.parallel.gpus)}
 
     def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
         """Decode workers keep no prefixes."""

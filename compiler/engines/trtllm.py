@@ -10,7 +10,7 @@ from dynamoc.compiler.dialect import PlacedWorker, Ranks
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.rendering import to_yaml
-from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
+from dynamoc.compiler.serving import SERVED, HostTier, ServedEngine, positive, usage_of
 from dynamoc.compiler.spelling import model_of, nested, served_at, server_of
 from dynamoc.runtime.manifest import FileRef, Launch, Role, Word
 
@@ -31,6 +31,7 @@ class Trtllm(ServedEngine):
         start_s=1800.0,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 32, "max_batched_tokens": 0, "max_sequences": 0},
     )
+    host_tier = HostTier(1, whole=True, of_ranks=True)
 
     def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:
         """`dp` can only be what attention DP makes it."""
@@ -75,14 +76,6 @@ class Trtllm(ServedEngine):
             drafts=facts.get("speculative") is not None,
             kv_tokens=self.kv_tokens(options),
         )
-
-    def own_cache_bytes(self, options: WorkerOptions) -> int:
-        """Bytes of each rank."""
-        return positive(options.facts.get("host_cache")) * options.parallel.gpus
-
-    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
-        """Each rank has its part."""
-        return {"host_cache": size // options.parallel.gpus}
 
     def told(self, options: WorkerOptions) -> dict[str, Any]:
         """Its pool is measured in tokens; attention is data parallel over all of tp or not at all."""

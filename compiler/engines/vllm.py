@@ -12,7 +12,7 @@ from dynamoc.compiler.flags import Reading, convert, version_of
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.memory import GIB
-from dynamoc.compiler.serving import SERVED, ServedEngine, positive, usage_of
+from dynamoc.compiler.serving import SERVED, HostTier, ServedEngine, positive, usage_of
 from dynamoc.compiler.spelling import model_of, read_mapping, served_at, server_of
 from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
@@ -36,6 +36,7 @@ class Vllm(ServedEngine):
         resizes_blocks=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 16, "max_batched_tokens": 0, "max_sequences": 0},
     )
+    host_tier = HostTier(GIB, whole=False, of_ranks=False)
 
     def read(self, args: Mapping[str, Any]) -> Reading:
         """Facts of the table, and those inside its JSON flags."""
@@ -110,20 +111,14 @@ class Vllm(ServedEngine):
         )
 
     def own_cache_bytes(self, options: WorkerOptions) -> int:
-        """Gibibytes of all ranks of a data-parallel group, unless another program keeps them."""
-        size = options.facts.get("host_cache")
-        if not isinstance(size, int | float) or options.facts.get("host_cache_backend") not in (None, "native"):
-            return 0
-        return int(size * GIB) * options.parallel.dp
+        """Unless another program keeps them."""
+        ours = options.facts.get("host_cache_backend") in (None, "native")
+        return super().own_cache_bytes(options) if ours else 0
 
     def keeps_tier_in_shm(self, options: WorkerOptions) -> bool:
         """Ranks share one file."""
         version = version_of(options.version)
         return version is not None and version >= SHARES_HOST_CACHE
-
-    def tells_tier(self, options: WorkerOptions, size: int) -> dict[str, Any]:
-        """A group keeps its part of it."""
-        return {"host_cache": size / options.parallel.dp / GIB}
 
     def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
         """It has one KV connector, which either moves blocks to workers or keeps them."""
