@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 POLL_S = 0.2
+LOOK_S = 1.0
 
 
 @click.command()
@@ -26,6 +27,8 @@ def command(run: str | None, process: str | None, follow: bool, lines: int | Non
     A single word that names a process of the latest run is taken for PROCESS.
     """
     from dynamoc.launcher.runs import RunFolderError, find_run, manifest_of
+    from dynamoc.launcher.slurm.receipts import ReceiptsError
+    from dynamoc.launcher.slurm.tools import SlurmError
 
     try:
         folder: Path | None = None
@@ -40,10 +43,11 @@ def command(run: str | None, process: str | None, follow: bool, lines: int | Non
             names = (process,) if process is not None else names
         tails = Tails(folder, names, every)
         tails.print_new(lines)
-        while follow and not _is_over(folder):
+        end = End(folder)
+        while follow and not end.is_reached():
             time.sleep(POLL_S)
             tails.print_new(None)
-    except RunFolderError as error:
+    except (RunFolderError, ReceiptsError, SlurmError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return
@@ -59,10 +63,37 @@ def _process_of_latest(runs_dir: Path, word: str) -> tuple[Path | None, tuple[st
     return (latest, (word,)) if any(p.name == word for p in manifest_of(latest).processes) else (None, ())
 
 
-def _is_over(folder: Path) -> bool:
-    from dynamoc.launcher.runs import has_agent, manifest_of
+@dataclass
+class End:
+    """When a run will write nothing more. Says what a job waits for as long as none of its agents lives."""
 
-    return not any(has_agent(folder, process.node) for process in manifest_of(folder).processes)
+    folder: Path
+    _looked: float = -LOOK_S
+    _said: str = ""
+
+    def is_reached(self) -> bool:
+        """Whether no agent lives, and none will."""
+        from dynamoc.launcher.runs import has_agent, manifest_of
+
+        if any(has_agent(self.folder, process.node) for process in manifest_of(self.folder).processes):
+            return False
+        if time.monotonic() - self._looked < LOOK_S:
+            return False
+        self._looked = time.monotonic()
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        from dynamoc.launcher.slurm.following import look_patiently
+        from dynamoc.launcher.slurm.submission import job_of
+
+        job = job_of(self.folder)
+        now = None if job is None else look_patiently(job)
+        if now is None or now.phase.is_over:
+            return True
+        if str(now) != self._said:
+            self._said = str(now)
+            click.echo(self._said, err=True)
+        return False
 
 
 @dataclass
@@ -97,6 +128,8 @@ class Tails:
 
     def _new_lines(self, log: Path) -> list[str]:
         with log.open("rb") as file:
+            if log.stat().st_size < self._read.get(log, 0):  # it was too long, and started over
+                self._read[log] = 0
             file.seek(self._read.get(log, 0))
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]

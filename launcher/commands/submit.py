@@ -23,13 +23,31 @@ STOPPED_FOLLOWING = 130
 @click.option("--follow", is_flag=True, help="Show how it goes until the job is over; Ctrl-C only stops looking.")
 @click.option("--ask", "questions", multiple=True, metavar="TEXT", help="The job asks itself this, and ends.")
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1), help="Length of an answer.")
+@click.option(
+    "--retry",
+    "retries",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 100),
+    metavar="N",
+    help="At most N jobs go on after one that was cut short, by its limit, preemption or a lost node.",
+)
+@click.option("--serve", is_flag=True, help="Make no load even if the spec has one: serve until cancelled.")
 @click.option("--runs-dir", default="runs", show_default=True, type=click.Path(path_type=Path), help="For run folders.")
 def command(
-    what: Path, cluster: Path | None, follow: bool, questions: tuple[str, ...], max_tokens: int, runs_dir: Path
+    what: Path,
+    cluster: Path | None,
+    follow: bool,
+    questions: tuple[str, ...],
+    max_tokens: int,
+    retries: int,
+    serve: bool,
+    runs_dir: Path,
 ) -> None:
     """Submit WHAT: a spec, a folder that `compile --target slurm` wrote, or a run folder (never a second time)."""
     from rich.console import Console
 
+    from dynamoc.launcher.load.point import LoadError
     from dynamoc.launcher.runs import RunFolderError
     from dynamoc.launcher.slurm.following import follow as follow_job
     from dynamoc.launcher.slurm.receipts import ReceiptsError
@@ -39,16 +57,16 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     folder: Path | None = None
     try:
-        folder = _run_folder(what, cluster, runs_dir)
+        folder = _run_folder(what, cluster, runs_dir, serve=serve)
         console.print(f"run folder: {folder}", markup=False)
-        if questions and job_of(folder) is not None:
-            raise click.UsageError(f"{folder} was submitted already; `--ask` goes with a new run")
+        if (questions or retries) and job_of(folder) is not None:
+            raise click.UsageError(f"{folder} was submitted already; `--ask` and `--retry` go with a new run")
         if questions:
             write_questions(folder, questions, max_tokens)
-        job = submit(folder)
+        job = submit(folder, retries)
         console.print(f"job: {job}")
         sys.exit(follow_job(folder, job, console) if follow else 0)
-    except (RunFolderError, ReceiptsError, SlurmError, OSError) as error:
+    except (RunFolderError, ReceiptsError, SlurmError, LoadError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         goes_on = f"the job goes on; `dynamoc cancel {folder}` ends it"
@@ -56,15 +74,18 @@ def command(
         sys.exit(STOPPED_FOLLOWING)
 
 
-def _run_folder(what: Path, cluster: Path | None, runs_dir: Path) -> Path:
-    """A run folder as it is; for a spec or a compiled folder, a new one."""
+def _run_folder(what: Path, cluster: Path | None, runs_dir: Path, *, serve: bool) -> Path:
+    """A run folder as it is; for a spec or a compiled folder, a new one, without its load if it is only to serve."""
+    from dynamoc.compiler.load_plan import FILE
     from dynamoc.launcher.runs import create_run
 
     if (what / "receipts.jsonl").is_file():
-        if cluster is not None:
-            raise click.UsageError("`--cluster` goes with a spec; this run has its own")
+        if cluster is not None or serve:
+            raise click.UsageError("`--cluster` and `--serve` go with a new run; this one has its own")
         return what.resolve()
     artifacts, shipment = _compiled(what, cluster) if what.is_file() else _artifacts_in(what, cluster)
+    if serve:
+        artifacts = tuple(artifact for artifact in artifacts if str(artifact.path) != FILE)
     folder = create_run(runs_dir, artifacts, with_key=False)
     if shipment is not None:
         shipment.write(folder)

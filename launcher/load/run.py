@@ -14,13 +14,13 @@ import msgspec
 
 from dynamoc.launcher.load.generator import LoadGenerator, Measured, load_generator
 from dynamoc.launcher.load.point import LoadPlan, LoadPoint, RequestRecord, Target
+from dynamoc.launcher.load.remaining import RESULTS, remaining, result_file
 from dynamoc.launcher.results.row import Row, encode_row, spread_of
 from dynamoc.launcher.scraping import Summary, problems, scrape_run, summarise
 from dynamoc.runtime import environment
 from dynamoc.runtime.agent.record import write_atomically
 from dynamoc.runtime.manifest import Manifest
 
-RESULTS = "results"
 RECORDS = "records.jsonl"
 SHOWN_ERRORS = 5
 MILLI = 1000.0
@@ -46,11 +46,6 @@ class ServedRun(Protocol):
         ...
 
 
-def remaining(folder: Path, plan: LoadPlan) -> tuple[LoadPoint, ...]:
-    """Points without a result: a run that was cut short goes on with them."""
-    return tuple(point for point in plan.points if not _result(folder, point).is_file())
-
-
 def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None]) -> list[str]:
     """Every remaining point in turn; what went wrong, empty if nothing did. LoadError, ScrapeError, OSError.
 
@@ -66,7 +61,7 @@ def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None]) -> lis
         row, records = _measure(run, generator, point, target, plan)
         fault = _fault(row, records)
         if fault is None:
-            write_atomically(_result(run.folder, point), encode_row(row))
+            write_atomically(result_file(run.folder, point), encode_row(row))
             completed += row.completed
             show(row)
         else:
@@ -185,10 +180,6 @@ def _used(before: Summary, after: Summary) -> tuple[str, ...]:
 
 def _summary(run: ServedRun) -> Summary:
     return summarise(run.manifest, scrape_run(run.manifest, run.hosts))
-
-
-def _result(folder: Path, point: LoadPoint) -> Path:
-    return folder / RESULTS / f"{point.id}.json"
 
 
 def _empty(folder: Path) -> Path:

@@ -11,22 +11,39 @@ from dynamoc.launcher.board import Lines
 from dynamoc.launcher.runs import manifest_of, statuses_of
 from dynamoc.launcher.slurm import tools
 from dynamoc.launcher.slurm.states import Phase
+from dynamoc.launcher.slurm.succession import follow_up
 
 POLL_S = 1.0
 PATIENCE_S = 300.0
 
 
 def follow(folder: Path, job: str, console: Console) -> int:
-    """0 when the job did what it was asked to, else 1; SlurmError when Slurm is silent for minutes."""
+    """0 when the run did what it was asked to, else 1. A job that was cut short is followed by the next, as allowed.
+
+    SlurmError when Slurm is silent for minutes; ReceiptsError, LoadError.
+    """
+    while True:
+        ended = _follow_one(folder, job, console)
+        if ended is None or ended.phase is Phase.DONE:
+            return 0 if ended is not None else 1
+        successor = None if ended.phase is Phase.CANCELLED else follow_up(folder, ended)
+        if successor is None:
+            return 1
+        console.print(f"job {successor} goes on with what is left of job {job}", markup=False)
+        job = successor
+
+
+def _follow_one(folder: Path, job: str, console: Console) -> tools.Job | None:
+    """The job when it is over; None where Slurm has forgotten it."""
     manifest = manifest_of(folder)
     lines = Lines(console)
     log = Log(folder / f"slurm-{job}.log", console)
     shown = ""
     while True:
-        now = _patiently(job)
+        now = look_patiently(job)
         if now is None:
             console.print(f"Slurm does not know job {job} any more", markup=False)
-            return 1
+            return None
         statuses = statuses_of(folder, manifest).values()
         lines.show([process for status in statuses for process in status.processes.values()])
         log.show()
@@ -34,7 +51,7 @@ def follow(folder: Path, job: str, console: Console) -> int:
             shown = str(now)
             console.print(shown, markup=False)
         if now.phase.is_over:
-            return 0 if now.phase is Phase.DONE else 1
+            return now
         time.sleep(POLL_S)
 
 
@@ -69,8 +86,8 @@ class Log:
             self._console.print(line, markup=False, highlight=False)
 
 
-def _patiently(job: str) -> tools.Job | None:
-    """A controller that is away for a while is waited for."""
+def look_patiently(job: str) -> tools.Job | None:
+    """The job; a controller that is away for a while is waited for. SlurmError after minutes."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,6 +28,12 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     comment: str = ""
     job: str = ""
     reason: str = ""
+    retries: int = 0
+    """Of the first `intent`: how many jobs may follow one that was cut short."""
+    after: str = ""
+    """Of an `intent`: the job that this one goes on after."""
+    excluded: tuple[str, ...] = ()
+    """Of an `intent`: nodes that were lost before."""
 
 
 class Receipts:
@@ -47,7 +53,19 @@ class Receipts:
         except (OSError, msgspec.MsgspecError) as error:
             raise ReceiptsError(f"{self.path}: {error}") from error
 
-    def add(self, what: Literal["intent", "submitted", "refused", "cancel"], **fields: str) -> None:
+    def jobs(self) -> tuple[str, ...]:
+        """Every job the run has had, in order."""
+        return tuple(dict.fromkeys(receipt.job for receipt in self.read() if receipt.what == "submitted"))
+
+    def retries(self) -> int:
+        """How many jobs may follow the first."""
+        return max((receipt.retries for receipt in self.read() if receipt.what == "intent"), default=0)
+
+    def excluded(self) -> tuple[str, ...]:
+        """Nodes that jobs of this run were lost on."""
+        return tuple(dict.fromkeys(node for receipt in self.read() for node in receipt.excluded))
+
+    def add(self, what: Literal["intent", "submitted", "refused", "cancel"], **fields: Any) -> None:
         """On the disk when this returns."""
         line = msgspec.json.encode(Receipt(what=what, wall=round(time.time(), 3), **fields)) + b"\n"
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

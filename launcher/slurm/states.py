@@ -53,11 +53,16 @@ STATES: Mapping[str, tuple[Phase, str]] = {
     "CANCELLED": (Phase.CANCELLED, "was cancelled"),
 }
 
+LOST = frozenset({"NODE_FAIL", "BOOT_FAIL", "PREEMPTED"})
+"""Ends that the cluster brought about: the same job may do well on other nodes, or later."""
+CUT_SHORT = frozenset({"TIMEOUT", "DEADLINE"})
+"""Ends for want of time."""
+
 EXIT_CODES: Mapping[int, str] = {
     0: "",
     1: "the run failed; see the log of the job and the status of the run",
     2: "it could not start; see the log of the job",
-    75: "it was told to stop before every question was answered",
+    75: "it was told to stop before all was asked",
     126: "a program of the job cannot be executed",
     127: "a program of the job was not found",
     143: "it was cancelled",

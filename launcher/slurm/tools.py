@@ -19,6 +19,7 @@ _JOB = re.compile(r"([0-9]+)(;\S+)?")
 _UNREACHABLE = re.compile(
     r"contact slurm|connect|timed out|zero bytes|communication|configuration source", re.IGNORECASE
 )
+_GONE = re.compile(r"down|drain|fail|unknown|\*", re.IGNORECASE)
 NO_SUCH_JOB = "Invalid job id"
 
 
@@ -93,6 +94,13 @@ def look(job: str) -> Job | None:
         exit_code=fields.get("ExitCode", "0:0"),
         nodes="" if nodes == "(null)" else nodes,
     )
+
+
+def lost_nodes(nodes: str) -> tuple[str, ...]:
+    """Those of some nodes that are down, do not answer, or are being taken away."""
+    lines = _call(["sinfo", "--noheader", "--Node", f"--nodes={nodes}", "--format=%N|%T"]).stdout.splitlines()
+    found = (line.strip().partition("|") for line in lines)
+    return tuple(dict.fromkeys(name for name, _, state in found if _GONE.search(state)))
 
 
 def drain(job: str) -> None:

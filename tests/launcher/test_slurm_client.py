@@ -74,7 +74,7 @@ def test_nothing_is_concluded_from_an_unknown_state() -> None:
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [("0:0", ""), ("1:0", "the run failed"), ("75:0", "before every question"), ("0:9", "signal 9"), ("42:0", "42")],
+    [("0:0", ""), ("1:0", "the run failed"), ("75:0", "before all was asked"), ("0:9", "signal 9"), ("42:0", "42")],
 )
 def test_exit_codes_have_words(code: str, words: str) -> None:
     assert words in meaning_of_exit(code)
