@@ -8,6 +8,7 @@ from dynamoc.compiler.cluster import Cluster, Node
 from dynamoc.compiler.diagnostics import Change, Drop, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Graph
+from dynamoc.compiler.units import spell_count
 
 NODES_SHOWN = 8
 
@@ -21,12 +22,12 @@ def report_large(component: Component, largest: Node, report: Reporter) -> None:
     place = component.where(factors[0]) if factors else (*component.at, "device")
     report.error(
         "D301",
-        f"a worker of `{component.name}` needs {count_gpus(gpus)} on one node, "
+        f"a worker of `{component.name}` needs {spell_count(gpus, 'GPU')} on one node, "
         + (f"the largest node has {largest.gpus}" if largest.gpus else "no node has any"),
-        ((*component.at, "gpus") if options.gpus is not None else place, count_gpus(gpus)),
+        ((*component.at, "gpus") if options.gpus is not None else place, spell_count(gpus, "GPU")),
         notes=[
-            parallel.arithmetic if options.gpus is None else f"{count_gpus(gpus)} are allotted to one worker",
-            f"node `{largest.name}` has {count_gpus(largest.gpus)}",
+            parallel.arithmetic if options.gpus is None else f"{spell_count(gpus, 'GPU')} are allotted to one worker",
+            f"node `{largest.name}` has {spell_count(largest.gpus, 'GPU')}",
         ],
         remedies=_smaller(component, factors, largest.gpus),
     )
@@ -50,9 +51,10 @@ def report_pinned(components: Sequence[Component], largest: Node, report: Report
     names = " and ".join(f"`{component.name}`" for component in components)
     report.error(
         "D303",
-        f"{names} must share a node and need {_gpus(components)} GPUs, the largest node has {largest.gpus}",
+        f"{names} must share a node and need {spell_count(_gpus(components), 'GPU')}, "
+        f"the largest node has {largest.gpus}",
         (("placement", "same_node"), ""),
-        notes=[_sum(components), f"node `{largest.name}` has {count_gpus(largest.gpus)}"],
+        notes=[_sum(components), f"node `{largest.name}` has {spell_count(largest.gpus, 'GPU')}"],
         remedies=[Remedy((Put(("placement", "same_node"), []),), "let them be on different nodes: `same_node: []`")],
     )
 
@@ -62,16 +64,18 @@ def report_overflow(
 ) -> None:
     """D302: each worker fits a node, all of them do not fit the cluster; `fitting` replicas of `culprit` would."""
     needed, there = _gpus(components), sum(node.gpus for node in cluster.nodes)
-    message = f"the workers need {needed} GPUs, the cluster has {there}"
+    message = f"the workers need {spell_count(needed, 'GPU')}, the cluster has {there}"
     if needed <= there:
         message = f"the workers need {needed} of {there} GPUs, but do not fit whole on the nodes"
     nodes = ", ".join(f"`{node.name}` {node.gpus}" for node in cluster.nodes[:NODES_SHOWN])
-    more = f" and {len(cluster.nodes) - NODES_SHOWN} more nodes" if len(cluster.nodes) > NODES_SHOWN else ""
+    more = (
+        f" and {spell_count(len(cluster.nodes) - NODES_SHOWN, 'more node')}" if len(cluster.nodes) > NODES_SHOWN else ""
+    )
     path = (*culprit.at, "replicas")
     report.error(
         "D302",
         message,
-        (path, f"{culprit.replicas} workers of {count_gpus(_gpus([culprit]) // culprit.replicas)}"),
+        (path, f"{culprit.replicas} workers of {spell_count(_gpus([culprit]) // culprit.replicas, 'GPU')}"),
         notes=[_sum(components), f"GPUs of the cluster: {nodes}{more}"],
         remedies=[Remedy((Put(path, fitting),))] if fitting else [],
     )
@@ -85,8 +89,8 @@ def report_thin(component: Component, largest: Node, report: Reporter) -> None:
     fitting = -(-wanted // largest.gpus) if largest.gpus else 0
     report.error(
         "D313",
-        f"a worker of `{component.name}` has {count_gpus(wanted)}, "
-        f"more than {nodes} node{'s' * (nodes > 1)} of {largest.gpus}",
+        f"a worker of `{component.name}` has {spell_count(wanted, 'GPU')}, "
+        f"more than {spell_count(nodes, 'node')} of {largest.gpus}",
         (path, f"{nodes} x {largest.gpus} = {nodes * largest.gpus}"),
         notes=[f"{wanted} / {nodes} > {largest.gpus} GPUs of node `{largest.name}`"],
         remedies=[Remedy((Put(path, fitting),))] if fitting else [],
@@ -112,7 +116,7 @@ def report_sparse(component: Component, report: Reporter) -> None:
     path = (*component.at, "nodes_per_worker")
     report.error(
         "D313",
-        f"a worker of `{component.name}` has {count_gpus(wanted)}, fewer than its {nodes} nodes",
+        f"a worker of `{component.name}` has {spell_count(wanted, 'GPU')}, fewer than its {nodes} nodes",
         (path, f"at most {wanted}"),
         notes=["each node of a worker has at least one of its ranks"],
         remedies=[Remedy((Put(path, wanted),))],
@@ -121,12 +125,12 @@ def report_sparse(component: Component, report: Reporter) -> None:
 
 def report_own_nodes(component: Component, nodes: Sequence[Node], spare: int, report: Reporter) -> None:
     """D313: the nodes that a component has for itself do not hold its workers; `spare` others are free."""
-    needed, there = _gpus([component]), sum(node.gpus for node in nodes)
+    needed, there, several = _gpus([component]), sum(node.gpus for node in nodes), len(nodes) > 1
     largest = max(node.gpus for node in nodes)
     report.error(
         "D313",
-        f"`{component.name}` needs {count_gpus(needed)}, its {len(nodes)} node{'s' * (len(nodes) > 1)} "
-        + (f"of {largest} hold {there}" if needed > there else f"of {largest} do not hold its workers whole"),
+        f"`{component.name}` needs {spell_count(needed, 'GPU')}, its {spell_count(len(nodes), 'node')} of {largest} "
+        + (f"{'hold' if several else 'holds'} {there}" if needed > there else "cannot hold its workers whole"),
         ((*component.at, "nodes"), " + ".join(str(node.gpus) for node in nodes[:NODES_SHOWN])),
         notes=[_sum([component])],
         remedies=_more_nodes(component, len(nodes), largest, spare),
@@ -157,7 +161,7 @@ def report_nodes(graph: Graph, cluster: Cluster, report: Reporter) -> None:
     path = (*owners[0][0].at, "nodes") if owners else ("placement", "reserve_nodes")
     report.error(
         "D314",
-        f"the components want {wanted} nodes, the cluster has {len(cluster.nodes)}",
+        f"the components want {spell_count(wanted, 'node')}, the cluster has {len(cluster.nodes)}",
         (path, ""),
         notes=[f"{' + '.join(terms)} = {wanted}"],
         remedies=_share(graph, cluster),
@@ -186,9 +190,4 @@ def gpus_of(component: Component) -> int:
 def _sum(components: Sequence[Component]) -> str:
     """`prefill` 2 x 4 + `decode` 1 x 8 = 16 GPUs."""
     terms = " + ".join(f"`{c.name}` {c.replicas} x {gpus_of(c)}" for c in components if gpus_of(c))
-    return f"{terms} = {count_gpus(_gpus(components))}"
-
-
-def count_gpus(number: int) -> str:
-    """`1 GPU`, `8 GPUs`."""
-    return f"{number} GPU" if number == 1 else f"{number} GPUs"
+    return f"{terms} = {spell_count(_gpus(components), 'GPU')}"

@@ -82,3 +82,8 @@ def _parse(kind: str, value: Any, units: Mapping[str, float]) -> float:
     if quantity <= 0 or (kind == "size" and quantity < 1):
         raise QuantityError(kind, units, f"1 {unit}")
     return quantity
+
+
+def spell_count(number: int, noun: str) -> str:
+    """`1 GPU`, `8 GPUs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from dynamoc.compiler.cluster import Node
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.plan import Plan, Process
+from dynamoc.compiler.units import spell_count
 
 
 def assign_cpus(plan: Plan, report: Reporter) -> Plan:
@@ -39,7 +40,7 @@ def _report_overflow(node: Node, processes: Sequence[Process], asked: int, repor
     report.error(
         "D304",
         f"the workers on node `{node.name}` ask for {asked} CPU cores, it has {node.cpus}",
-        (path, f"{cpus[largest]} cores each"),
+        (path, f"{spell_count(cpus[largest], 'core')} each"),
         notes=[" + ".join(f"`{name}` {n} x {cpus[name]}" for name, n in terms) + f" = {asked}"],
         remedies=[Remedy((Put(path, fitting),))] if fitting > 0 else [],
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.units import spell_count
 from dynamoc.runtime.manifest import Role
 
 DISPATCH = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
@@ -38,7 +39,7 @@ def _check_buffer(graph: Graph, component: Component, options: WorkerOptions, re
     report.warning(
         "D323",
         f"the transfer buffer of `{component.name}` does not hold a prompt of the load",
-        (path, f"{tokens} tokens"),
+        (path, spell_count(tokens, "token")),
         (graph.load.at, "the load"),
         notes=[f"isl = {graph.load.isl} > {tokens}"],
         remedies=[Remedy((Put(path, graph.load.isl),))],
@@ -55,9 +56,10 @@ def _check_step(component: Component, options: WorkerOptions, report: Reporter) 
     path, needed = component.where("max_batched_tokens"), sequences * (1 + guessed)
     report.warning(
         "D324",
-        f"a step of `{component.name}` takes {tokens} tokens, its {sequences} sequences need {needed}",
+        f"a step of `{component.name}` takes {spell_count(tokens, 'token')}, "
+        f"its {spell_count(sequences, 'sequence')} {'needs' if sequences == 1 else 'need'} {needed}",
         (path, f"at least {needed}"),
-        (component.where("max_sequences"), f"{sequences} sequences"),
+        (component.where("max_sequences"), spell_count(sequences, "sequence")),
         notes=[f"{sequences} x (1 + {guessed}) = {needed} > {tokens}"],
         remedies=[Remedy((Put(path, needed),))],
     )
@@ -75,8 +77,9 @@ def _check_dispatch(component: Component, options: WorkerOptions, report: Report
     fact = "graph_batches" if isinstance(batches, list) else "graph_batch"
     report.warning(
         "D325",
-        f"CUDA graphs of `{component.name}` reach {largest} tokens, {kernel} sends {limit or 'none'} of a rank",
-        (component.where(fact), f"up to {largest} tokens"),
+        f"CUDA graphs of `{component.name}` reach {spell_count(largest, 'token')}, "
+        f"{kernel} sends {limit or 'none'} of a rank",
+        (component.where(fact), f"up to {spell_count(largest, 'token')}"),
         notes=[f"{variable} is {limit}" + ("" if variable in component.env else ", its default")],
         remedies=[Remedy((Put((*component.at, "env", variable), str(largest)),))],
     )

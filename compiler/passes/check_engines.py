@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Rename, Reporter
 from dynamoc.compiler.dialect import EngineCapabilities, dialect
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.units import spell_count
 
 USUAL_DTYPE = "bfloat16"
 
@@ -81,7 +82,7 @@ def _check_block_size(
         nearest = min(facts.block_sizes, key=lambda size: abs(size - options.block_size))
         report.error(
             "D506",
-            f"engine `{options.engine}` has no blocks of {options.block_size} tokens",
+            f"engine `{options.engine}` has no blocks of {spell_count(options.block_size, 'token')}",
             (path, f"one of {', '.join(map(str, facts.block_sizes))}"),
             remedies=[Remedy((Put(path, nearest),))],
         )

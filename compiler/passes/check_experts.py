@@ -6,6 +6,7 @@ from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.units import spell_count
 
 
 def check_experts(graph: Graph, report: Reporter) -> Graph:
@@ -23,7 +24,9 @@ def _check_ranks(component: Component, options: WorkerOptions, report: Reporter)
     ep, path = parallel.ep, component.where("ep")
     if ranks.count % ep == 0 and (ep in (1, ranks.count) or not ranks.indivisible):
         return
-    fact = f"`ep: {ep}` does not divide the {ranks.count} ranks that hold experts of `{component.name}`"
+    fact = (
+        f"`ep: {ep}` does not divide the {spell_count(ranks.count, 'rank')} that can hold experts of `{component.name}`"
+    )
     leaves = f"{ranks.count} / {ep} leaves {ranks.count % ep}"
     if ranks.count % ep == 0:
         fact = f"`{component.name}` cannot spread experts over {ep} of its {ranks.count} ranks"
@@ -46,10 +49,10 @@ def _check_product(component: Component, options: WorkerOptions, report: Reporte
     if min(moe_tp, cluster) < 1 or moe_tp * parallel.ep * cluster == parallel.tp:
         return
     path = component.where("moe_tp")
-    fitting = parallel.tp // (parallel.ep * cluster)
+    fitting, ways = parallel.tp // (parallel.ep * cluster), moe_tp * parallel.ep * cluster
     report.error(
         "D515",
-        f"experts of `{component.name}` are cut {moe_tp * parallel.ep * cluster} ways over {parallel.tp} ranks",
+        f"experts of `{component.name}` are cut {ways} ways over {spell_count(parallel.tp, 'rank')}",
         (path, ""),
         (component.where("tp"), f"tp {parallel.tp}"),
         notes=[f"moe_tp x moe_ep x cluster = {moe_tp} x {parallel.ep} x {cluster}, tp = {parallel.tp}"],

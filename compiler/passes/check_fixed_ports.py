@@ -30,8 +30,8 @@ def _report(process: Process, fact: str, port: int, other: tuple[Process, str], 
     where, purpose = other
     report.warning(
         "D319",
-        f"`{process.component.name}` fixes port {port} of a node where `{where.component.name}` listens on it too",
+        f"`{where.name}` and `{process.name}` listen on port {port} of one node",
         (path, f"the same for every worker of `{process.component.name}`"),
-        notes=[f"`{process.name}` and `{where.name}` ({purpose}) are on one node"],
+        notes=[f"it is the {purpose.replace('_', ' ')} of `{where.name}`"],
         remedies=[Remedy((Drop(path),))] if path[-2] == "args" else [],
     )

@@ -10,6 +10,7 @@ from dynamoc.compiler.gpu_memory import LEAST_RUNTIME, Account, account
 from dynamoc.compiler.graph import Component
 from dynamoc.compiler.memory import spell_bytes
 from dynamoc.compiler.plan import Plan
+from dynamoc.compiler.units import spell_count
 from dynamoc.compiler.worker_memory import WorkerMemory, smallest_gpus, worker_memory
 
 FRACTIONS = (0.8, 0.85, 0.9, 0.95)
@@ -64,7 +65,7 @@ def _report_weights(plan: Plan, found: WorkerMemory, report: Reporter) -> None:
     report.error(
         "D330",
         f"the weights of {plan.graph.model.ref} do not fit the GPUs of a `{component.name}` worker",
-        (_size_path(component), "1 rank" if ranks == 1 else f"{ranks} ranks"),
+        (_size_path(component), spell_count(ranks, "rank")),
         notes=[
             f"{found.geometry.parameters / 1e9:,.1f} billion parameters are {spell_bytes(weights)} on a rank",
             f"with {spell_bytes(LEAST_RUNTIME)} for the driver, the least there is: {total} > {spell_bytes(gpu)}",
@@ -114,7 +115,7 @@ def _report_pool(found: WorkerMemory, seen: Account, tokens: int, what: str, rep
         (path, f"{usage.fraction:g} of a GPU of {spell_bytes(seen.gpu)}" if stands else ""),
         notes=[
             f"weights {spell_bytes(int(seen.weights))}, activations, buffers and runtime {beside}",
-            f"{tokens} tokens of KV are {spell_bytes(int(needed))} on a rank",
+            f"KV of {spell_count(tokens, 'token')} takes {spell_bytes(int(needed))} on a rank",
         ],
         remedies=_larger_fraction(found) if stands else (),
         at_key=not stands,

@@ -6,6 +6,7 @@ from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Graph, Load, WorkerOptions
 from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes
+from dynamoc.compiler.units import spell_count
 from dynamoc.runtime.manifest import Role
 
 
@@ -20,12 +21,12 @@ def check_load(graph: Graph, report: Reporter) -> Graph:
             _check_context(graph, component, options, graph.load, report)
             _check_pool(graph, component, options, blocks, report)
         elif blocks is not None and blocks < blocks_of(options.context_length, options.block_size):
-            tokens = blocks * options.block_size
+            tokens, pool = blocks * options.block_size, spell_count(blocks, "block")
             report.warning(
                 "D322",
                 f"the KV pool of `{component.name}` holds no sequence of `context_length`",
-                ((*component.at, _pool_field(options)), f"{tokens} tokens"),
-                notes=[f"{blocks} blocks x {options.block_size} = {tokens} tokens < {options.context_length}"],
+                ((*component.at, _pool_field(options)), spell_count(tokens, "token")),
+                notes=[f"{pool} x {options.block_size} = {tokens} tokens < {options.context_length}"],
             )
     return graph
 
@@ -71,9 +72,9 @@ def _check_pool(
     report.error(
         "D321",
         f"the KV pool of `{component.name}` does not hold one request of the load",
-        (path, f"{blocks} blocks of {options.block_size} tokens"),
+        (path, f"{spell_count(blocks, 'block')} of {spell_count(options.block_size, 'token')}"),
         (graph.load.at, "the load"),
-        notes=[f"{sum_} tokens are {needed} blocks, the pool has {blocks}"],
+        notes=[f"{sum_} tokens need {spell_count(needed, 'block')}, the pool has {blocks}"],
         remedies=[Remedy((Put(path, value),))],
     )
 

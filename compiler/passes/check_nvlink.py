@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynamoc.compiler.diagnostics import Reporter
 from dynamoc.compiler.graph import Component
 from dynamoc.compiler.plan import Plan
+from dynamoc.compiler.units import spell_count
 
 VARIABLES = ("MC_FORCE_MNNVL", "NCCL_MNNVL_ENABLE")
 """Ask for NVLink between nodes; `0` asks for none."""
@@ -37,6 +38,6 @@ def _check_domain(plan: Plan, component: Component, domain: int, report: Reporte
         report.warning(
             "D315",
             f"a worker of `{component.name}` spans {max(spans)} nodes, an NVLink domain has {domain}",
-            (component.where("tp"), f"{max(spans)} nodes of {gpus} GPUs"),
+            (component.where("tp"), f"{max(spans)} nodes of {spell_count(gpus, 'GPU')}"),
             notes=[f"{domain} x {gpus} = {domain * gpus} GPUs are joined by NVLink"],
         )

@@ -6,6 +6,10 @@ from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect, kv_format
 from dynamoc.compiler.graph import Component, EdgeKind, Graph, WorkerOptions
 
+NOTES = {
+    "D520": "{} moves KV block by block, byte for byte",
+    "D528": "{} moves KV by one transport, which both sides speak",
+}
 UNSAID = ("auto", "default", "")
 """What leaves the choice to the engine, which may choose the same."""
 
@@ -74,7 +78,7 @@ def _report(
         f"`{source.name}` and `{target.name}` disagree on `{fact}`",
         (path, f"`{right}` in `{target.name}`"),
         (source.where(fact), f"`{left}` in `{source.name}`"),
-        notes=[f"`{source.name} -> {target.name}` moves KV block by block, byte for byte"],
+        notes=[NOTES[code].format(f"`{source.name} -> {target.name}`")],
         remedies=[Remedy((Put(path, int(left) if left.isdecimal() else left),))]
         if fact in ("engine", "block_size", "kv_dtype") or _in_args(source, target, fact)
         else [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.units import spell_count
 
 
 def check_world_size(graph: Graph, report: Reporter) -> Graph:
@@ -17,9 +18,10 @@ def check_world_size(graph: Graph, report: Reporter) -> Graph:
         if world > options.gpus and not _shared(component, options):
             _report_excess(component, options, options.gpus, report)
         elif world < options.gpus:
+            unused, verb = options.gpus - world, "idles" if options.gpus - world == 1 else "idle"
             report.warning(
                 "D309",
-                f"{options.gpus - world} of {options.gpus} GPUs of each `{component.name}` worker idle",
+                f"{unused} of {options.gpus} GPUs of each `{component.name}` worker {verb}",
                 ((*component.at, "gpus"), f"{world} would do"),
                 notes=[options.parallel.arithmetic],
                 remedies=[Remedy((Put((*component.at, "gpus"), world),))],
@@ -41,7 +43,7 @@ def _report_excess(component: Component, options: WorkerOptions, gpus: int, repo
     inside = "; dp is inside tp" if parallel.dp_inside_tp and parallel.dp > 1 else ""
     report.error(
         "D308",
-        f"a worker of `{component.name}` has {parallel.gpus} ranks but {gpus} GPU{'s' * (gpus > 1)}",
+        f"a worker of `{component.name}` has {spell_count(parallel.gpus, 'rank')} but {spell_count(gpus, 'GPU')}",
         (path, f"{gpus} allotted"),
         (component.where(largest), f"{largest} {parallel.factors[largest]}"),
         notes=[f"{parallel.arithmetic} > {gpus}, as {options.engine} counts{inside}"],
