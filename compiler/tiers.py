@@ -55,17 +55,19 @@ def without_tier(graph: Graph, component: Component, tier: str) -> list[Remedy]:
 
 
 def without_cache(graph: Graph, component: Component) -> list[Remedy]:
-    """Take the edge away, and with its last edge the cache too."""
-    edges = [edge for edge in graph.edges if edge.kind is EdgeKind.CACHE]
-    own = [edge for edge in edges if edge.source == component.name]
-    if len(own) != 1 or not own[0].at:
+    """Take its edge to the cache away, where there is one."""
+    own = [edge for edge in graph.edges if edge.source == component.name and edge.kind is EdgeKind.CACHE]
+    return without_edge(graph, own[0]) if len(own) == 1 else []
+
+
+def without_edge(graph: Graph, edge: Edge) -> list[Remedy]:
+    """Take an edge to a cache away, and with its last edge the cache too."""
+    cut, cache = _without_edge(graph, edge), graph.component(edge.target)
+    named = any(cache.name in group for group in graph.same_node)
+    last = sum(other.target == cache.name for other in graph.edges) == 1
+    if cut is None or not edge.at or (last and named):
         return []
-    cut = _without_edge(graph, own[0])
-    if cut is None:
-        return []
-    cache = graph.component(own[0].target)
-    last = sum(edge.target == cache.name for edge in edges) == 1
-    text = f"let `{component.name}` keep no cache: remove its edge to `{cache.name}`"
+    text = f"remove the edge from `{edge.source}` to `{cache.name}`"
     return [Remedy((cut, Drop(cache.at)), f"{text}, and the cache") if last else Remedy((cut,), text)]
 
 

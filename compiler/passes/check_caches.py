@@ -5,7 +5,7 @@ from __future__ import annotations
 from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, EdgeKind, Graph, WorkerOptions
-from dynamoc.compiler.tiers import sizes_of, without_cache, without_tier
+from dynamoc.compiler.tiers import sizes_of, without_cache, without_edge, without_tier
 from dynamoc.runtime.manifest import Role
 
 
@@ -40,14 +40,13 @@ def _report_idle(graph: Graph, cache: Component, report: Reporter) -> None:
 def _check_single(graph: Graph, component: Component, report: Reporter) -> None:
     edges = [edge for edge in graph.edges if edge.source == component.name and edge.kind is EdgeKind.CACHE]
     for edge in edges[1:]:
-        alone = sum(other.at == edge.at for other in graph.edges) == 1
         report.error(
             "D221",
             f"`{component.name}` is connected to `{edges[0].target}` and to `{edge.target}`",
             (edge.at, f"`{edge.target}`"),
             (edges[0].at, f"`{edges[0].target}`"),
             notes=["a worker has one order of tiers: write them in one cache"],
-            remedies=[Remedy((Drop(edge.at),))] if alone and edge.at else [],
+            remedies=without_edge(graph, edge),
         )
 
 
@@ -67,7 +66,7 @@ def _check_engine(graph: Graph, component: Component, options: WorkerOptions, re
             remedies=without_tier(graph, component, tier) if known else without_cache(graph, component),
         )
     reason = engine.refuses_cache(options, component.role)
-    if reason is not None and set(sizes_of(options.cache)) <= set(known):
+    if reason is not None:
         report.error(
             "D530",
             f"`{component.name}` cannot keep the tiers of `{cache.name}`",

@@ -30,13 +30,17 @@ def _check_limit(plan: Plan, slowest: Reading, report: Reporter) -> None:
     if limit is None or limit > needed:
         return
     late = limit <= slowest.seconds
+    least = slowest.seconds if late else needed
     rest = "" if late else f", and {load_s:,.0f} s of requests"
     ample = math.ceil((2 * slowest.seconds + load_s) / ROUND_S + 1) * ROUND_S
     (report.error if late else report.warning)(
         "D348",
         f"the run may take {spell_time(limit)}, reading the weights takes {spell_time(slowest.seconds)} or more{rest}",
         (("time_limit",), ""),
-        notes=[f"node `{slowest.node.name}`: {slowest.arithmetic}", f"{limit:,.0f} s <= {needed:,.0f} s"],
+        notes=[
+            f"node `{slowest.node.name}`: {slowest.arithmetic}",
+            f"{limit:,.0f} s <= {least:,.0f} s",
+        ],
         remedies=[Remedy((Put(("time_limit",), spell_time(ample)),))],
     )
 

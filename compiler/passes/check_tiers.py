@@ -72,6 +72,24 @@ def _check_order(cache: Component, settings: CacheSettings, report: Reporter) ->
             )
 
 
+def _check_pool(
+    cache: Component, component: Component, options: WorkerOptions, block: int, blocks: int, report: Reporter
+) -> None:
+    """The first tier below the device should hold more than the device does."""
+    assert options.cache is not None
+    pool = blocks * block
+    tier, size = next(iter(sizes_of(options.cache).items()), ("", None))
+    if size is not None and block <= size < pool:
+        path = (*cache.at, "tiers", *SIZE_FIELDS[tier])
+        report.warning(
+            "D345",
+            f"the {tier} tier of `{cache.name}` is smaller than the KV pool of `{component.name}`",
+            (path, spell_bytes(size)),
+            notes=[f"{spell_bytes(size)} < {spell_bytes(pool)}: it holds little that is not in the pool as well"],
+            remedies=[Remedy((Put(path, exact_size(pool)),))],
+        )
+
+
 def _check_blocks(graph: Graph, component: Component, options: WorkerOptions, report: Reporter) -> None:
     """Of engines whose blocks we know; what leaves the device does so in whole blocks."""
     geometry, cache = graph.model.geometry, graph.cache_of(component.name)
@@ -79,6 +97,7 @@ def _check_blocks(graph: Graph, component: Component, options: WorkerOptions, re
     if geometry is None or not known or options.cache is None or cache is None:
         return
     block = kv_block_bytes(geometry, options)
+    _check_pool(cache, component, options, block, dialect(options.engine).pool_blocks(geometry, options) or 0, report)
     for tier, size in sizes_of(options.cache).items():
         if size is not None and size < block:
             path = (*cache.at, "tiers", *SIZE_FIELDS[tier])
