@@ -27,6 +27,8 @@ class Machine:
     gpus: int = 0
     gpu_kind: str | None = None
     gpu_memory_bytes: int = 0
+    gres: str | None = None
+    """What a scheduler calls its GPUs."""
     disk_bytes: int = 0
     shm_bytes: int = 0
     domain: str | None = None
@@ -115,6 +117,8 @@ def _entry(name: str, group: Sequence[Machine]) -> dict[str, Any]:
     if shape.gpus:
         memory = exact_size(shape.gpu_memory_bytes)
         entry["gpus"] = {"count": shape.gpus, "kind": shape.gpu_kind, "memory": memory}
+        if shape.gres is not None:
+            entry["gpus"]["gres"] = shape.gres
     if shape.disk_bytes:
         entry["disk"] = exact_size(shape.disk_bytes)
     if shape.shm_bytes:

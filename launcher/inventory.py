@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dynamoc.compiler.cluster import Cluster, Node, digest_of
-from dynamoc.launcher.discovery import DiscoveryError, Findings, Machine
+from dynamoc.launcher.discovery import Findings, Machine
+from dynamoc.launcher.programs import ask
 
 QUERY_DEADLINE_S = 10.0
-SCHEDULER_DEADLINE_S = 60.0
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # its size is asked for; nothing is written
 
@@ -53,32 +52,18 @@ def find_local() -> Findings:
 
 def find_slurm() -> Findings:
     """What Slurm lists; DiscoveryError where it is not there or does not answer."""
-    from dynamoc.launcher import slurm_inventory
+    from dynamoc.launcher.slurm.readers import choose_reader
 
-    return slurm_inventory.read_slurm(_ask(slurm_inventory.NODE_WORDS), _ask(slurm_inventory.QUEUE_WORDS))
+    reader, why = choose_reader()
+    found = reader.findings()
+    return replace(found, provenance=f"{found.provenance} ({why})")
 
 
 def find_kubernetes() -> Findings:
     """What Kubernetes lists; DiscoveryError where it is not there or does not answer."""
     from dynamoc.launcher import k8s_inventory
 
-    return k8s_inventory.read_kubernetes(_ask(k8s_inventory.NODE_WORDS))
-
-
-def _ask(words: Sequence[str]) -> str:
-    """The answer of a program; DiscoveryError says why there is none."""
-    program = shutil.which(words[0])
-    if program is None:
-        raise DiscoveryError(f"`{words[0]}` is not on this machine")
-    call = [program, *words[1:]]
-    try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=SCHEDULER_DEADLINE_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DiscoveryError(f"`{' '.join(words)}` did not answer ({error})") from error
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-        raise DiscoveryError(f"`{' '.join(words)}` failed: {said[-1]}")
-    return done.stdout
+    return k8s_inventory.read_kubernetes(ask(k8s_inventory.NODE_WORDS))
 
 
 def _memory_bytes() -> int:

@@ -24,15 +24,24 @@ _MINUTES = re.compile(r"([0-9]+):([0-9]{2})")
 def read_slurm(nodes: str, queues: str, cluster: str = "slurm") -> Findings:
     """Everything Slurm lists; DiscoveryError if the text is not Slurm's."""
     records = _json_nodes(nodes) if nodes.lstrip().startswith("{") else _text_nodes(nodes)
-    usable = [record for record in records if not _states(record) & UNUSABLE]
-    away = [record["NodeName"] for record in records if _states(record) & UNUSABLE]
-    left_out = (f"left out as down or drained: {', '.join(away)}",) if away else ()
+    return findings_of(records, tuple(read_queues(queues)), cluster)
+
+
+def findings_of(
+    records: Iterable[Mapping[str, str]],
+    queues: tuple[Queue, ...],
+    cluster: str = "slurm",
+    provenance: str = "scontrol show node, sinfo",
+) -> Findings:
+    """From one record a node, in the words of `scontrol`."""
+    everything = list(records)
+    away = [record["NodeName"] for record in everything if _states(record) & UNUSABLE]
     return Findings(
         name=cluster,
-        machines=tuple(_machine(record) for record in usable),
-        provenance="scontrol show node, sinfo",
-        queues=tuple(read_queues(queues)),
-        left_out=left_out,
+        machines=tuple(_machine(record) for record in everything if not _states(record) & UNUSABLE),
+        provenance=provenance,
+        queues=queues,
+        left_out=(f"left out as down or drained: {', '.join(away)}",) if away else (),
     )
 
 
@@ -77,24 +86,26 @@ def _states(record: Mapping[str, str]) -> set[str]:
 
 
 def _machine(record: Mapping[str, str]) -> Machine:
-    kind, count = _gpus(record)
+    kind, count, gres = _gpus(record)
     return Machine(
         host=record["NodeName"],
         cpus=_number(record, "CPUEfctv") or _number(record, "CPUTot"),
         memory_bytes=_number(record, "RealMemory") * MIB,
         gpus=count,
         gpu_kind=kind,
+        gres=gres,
         disk_bytes=_number(record, "TmpDisk") * MIB,
     )
 
 
-def _gpus(record: Mapping[str, str]) -> tuple[str | None, int]:
-    """Kind and number: from the generic resource, else the kind from a feature that names a GPU."""
+def _gpus(record: Mapping[str, str]) -> tuple[str | None, int, str | None]:
+    """Kind, number, and Slurm's name of them: the kind is that name, or a feature where only that names a GPU."""
     found = list(_GRES.finditer(record.get("Gres", "")))
     kinds = [match["kind"] for match in found if match["kind"]]
     features = re.split(r"[,&|]", record.get("AvailableFeatures", ""))
     kind = next((name for name in (*kinds, *features) if find_gpu(name)), kinds[0] if kinds else None)
-    return kind, sum(int(match["count"]) for match in found)
+    alike = len(found) == 1 and len(kinds) == 1
+    return kind, sum(int(match["count"]) for match in found), kinds[0] if alike else None
 
 
 def _number(record: Mapping[str, str], field: str) -> int:

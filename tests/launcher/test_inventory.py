@@ -89,7 +89,7 @@ def test_slurm_speaks_json_and_lines_too() -> None:
     found = read_slurm(json.dumps({"nodes": nodes}), "")
     line = read_slurm("NodeName=n0 CPUTot=64 Gres=gpu:gb200:4 RealMemory=512000 State=IDLE\n", "")
 
-    assert found.machines == line.machines == (Machine("n0", 64, 512000 * MIB, 4, "gb200"),)
+    assert found.machines == line.machines == (Machine("n0", 64, 512000 * MIB, 4, "gb200", gres="gb200"),)
     assert found.left_out == ("left out as down or drained: n1",)
 
 
