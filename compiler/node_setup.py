@@ -22,6 +22,7 @@ def node_setup(plan: Plan) -> dict[str, Any]:
     return {
         "runtime": site.get("runtime", "path" if container == "none" else "image"),
         "interpreter": quote_path(site["python"]) if "python" in site else f'"{default}"',
+        "interpreter_name": site.get("python", default),
         "scratch": site.get("scratch"),
         "container": container,
         "images": images(plan, names),
