@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -21,6 +22,7 @@ from dynamoc.launcher.load.prompts import Prompts
 
 PATH = "/v1/completions"
 DONE = b"[DONE]"
+NOTHING = b"null"
 MILLI = 1000.0
 BUSY = 0.9
 """Share of a core from which on the tool itself may be what limits the load."""
@@ -38,7 +40,7 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: tuple[_Choice, ...] = ()
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(NOTHING)
 
 
 class Builtin:
@@ -128,8 +130,9 @@ class _Batch:
         answer = _Answer()
         error = None
         try:
-            async for now, data in connection.events(PATH, self._body(prompt)):
-                answer.take(now, data)
+            async with contextlib.aclosing(connection.events(PATH, self._body(prompt))) as events:
+                async for now, data in events:
+                    answer.take(now, data)
             error = answer.fault(self._point.osl)
         except (OSError, HttpError, msgspec.MsgspecError) as failure:
             error = str(failure) or type(failure).__name__
@@ -185,7 +188,7 @@ class _Answer:
             self._ended = True
             return
         chunk = _decode(data)
-        if chunk.error is not None:
+        if bytes(chunk.error) != NOTHING:
             raise HttpError(bytes(chunk.error).decode(errors="replace"))
         self.usage = chunk.usage or self.usage
         if any(choice.text for choice in chunk.choices):

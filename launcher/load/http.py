@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import httptools
 
@@ -26,7 +26,7 @@ class Connection:
         self._place = (host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def events(self, path: str, body: bytes) -> AsyncIterator[tuple[float, bytes]]:
+    async def events(self, path: str, body: bytes) -> AsyncGenerator[tuple[float, bytes], None]:
         """POST JSON; the data of each event with the clock at which its bytes came. HttpError, OSError."""
         host, port = self._place
         head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n"
