@@ -91,9 +91,10 @@ def _check_pool(
 
 
 def _check_blocks(graph: Graph, component: Component, options: WorkerOptions, report: Reporter) -> None:
-    """Of engines whose blocks we know; what leaves the device does so in whole blocks."""
+    """Of engines that keep tiers and whose blocks we know; what leaves the device does so in whole blocks."""
     geometry, cache = graph.model.geometry, graph.cache_of(component.name)
-    known = not dialect(options.engine).capabilities.external and options.kv_dtype in ITEM_BYTES
+    engine = dialect(options.engine).capabilities
+    known = engine.tiers and not engine.external and options.kv_dtype in ITEM_BYTES
     if geometry is None or not known or options.cache is None or cache is None:
         return
     block = kv_block_bytes(geometry, options)

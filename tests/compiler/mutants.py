@@ -21,12 +21,21 @@ class Site:
     gpu_memory: int = 0
     cpus: int = 64
     memory: int = 1024
+    disk: int = 0
+    disk_path: str = ""
+    shm: int = 0
+    storage: int = 0
+    """MB a second that a node reads of models."""
 
     def text(self) -> str:
         """As a cluster file."""
         gpus = f", gpus: {{count: {self.gpus}, kind: {self.kind}, memory: {self.gpu_memory} GiB}}" if self.gpus else ""
-        node = f"{{name: n, count: {self.nodes}, cpus: {self.cpus}, memory: {self.memory} GiB{gpus}}}"
-        return f"name: site\nnodes: [{node}]\n"
+        where = f", path: {self.disk_path}" if self.disk_path else ""
+        disk = f", disk: {{size: {self.disk} GiB{where}}}" if self.disk else ""
+        shm = f", shm: {self.shm} GiB" if self.shm else ""
+        node = f"{{name: n, count: {self.nodes}, cpus: {self.cpus}, memory: {self.memory} GiB{gpus}{disk}{shm}}}"
+        storage = f"storage: {{bandwidth: {self.storage} MB}}\n" if self.storage else ""
+        return f"name: site\nnodes: [{node}]\n{storage}"
 
 
 @dataclass(frozen=True)
@@ -314,5 +323,51 @@ def _flags(spec: Data, site: Site) -> Iterator[Change]:
             yield "fraction", str(fraction), put(spec, ("defaults", "args", FRACTION_FLAG[engine]), value), site
 
 
+TIER_SIZES = ("1 KiB", "512 MiB", "2 GiB", "6 GiB", "100 GiB", "1000 GiB", "3000 GiB")
+
+
+def _caches(spec: Data, site: Site) -> Iterator[Change]:
+    """A cache for the first workers, or all: every engine, every tier, sizes around what nodes have."""
+    names = workers_of(spec)
+    for users in (names[:1], names):
+        edges = [*spec["edges"], *(f"{name} -> cache" for name in users)]
+        of = f"of {' and '.join(users)}"
+        for size in TIER_SIZES:
+            for tiers in ({"host": size}, {"disk": {"path": "/scratch/kv", "size": size}}):
+                cached = put(spec, ("components", "cache"), {"role": "cache", "tiers": tiers}) | {"edges": edges}
+                kind = next(iter(tiers))
+                for changed in (site, replace(site, disk=1500, disk_path="/scratch"), replace(site, disk=1500)):
+                    yield f"{kind} tier", f"{of} {size} on {changed.disk} GiB at {changed.disk_path}", cached, changed
+        for url in ("s3://kv-blocks/demo", "s3:/kv", "https://kv", "file:///shared/kv", "s3://UPPER/x", ""):
+            objects = {"role": "cache", "tiers": {"object": {"url": url, "size": "4000 GiB"}}}
+            yield "object tier", f"{of} {url!r}", put(spec, ("components", "cache"), objects) | {"edges": edges}, site
+    idle = put(spec, ("components", "cache"), {"role": "cache", "tiers": {"host": "1000 GiB"}})
+    yield "cache", "of nobody", idle, site
+    yield "cache", "above its worker", idle | {"edges": [*spec["edges"], f"cache -> {names[0]}"]}, site
+
+
+def _start(spec: Data, site: Site) -> Iterator[Change]:
+    for speed in (1, 20, 200, 5000):
+        slow = replace(site, storage=speed)
+        folder = put(spec, ("model", "path"), "/models/x")
+        for limit in ("30 s", "5 min", "40 min", "9 h"):
+            yield "reading", f"at {speed} MB/s within {limit}", put(folder, ("time_limit",), limit), slow
+            told = put(folder, ("defaults", "ready_timeout"), limit)
+            yield "deadline", f"at {speed} MB/s of {limit}", told, slow
+
+
 Make = Callable[[Data, Site], Iterator[Change]]
-MAKES: tuple[Make, ...] = (_nodes, _load, _port, _time, _sizes, _counts, _blocks, _types, _transports, _flags)
+MAKES: tuple[Make, ...] = (
+    _nodes,
+    _load,
+    _port,
+    _time,
+    _sizes,
+    _counts,
+    _blocks,
+    _types,
+    _transports,
+    _flags,
+    _caches,
+    _start,
+)

@@ -114,6 +114,8 @@ def opinion(spec: Data, site: Site) -> Opinion:
         _ports(spec, found)
         _ledger(pools, site, found)
         _hosts(pools, facts, site, found)
+        _caches(spec, pools, facts, site, found)
+        _start(spec, pools, facts, site, found)
     return found
 
 
@@ -195,7 +197,7 @@ def _context(worker: Worker, facts: Facts, load: Data, found: Opinion) -> None:
 
 def _bytes(text: str) -> int:
     number, unit = text.split()
-    return int(number) * {"MiB": MIB, "GiB": GIB}[unit]
+    return int(number) * {"KiB": 1024, "MiB": MIB, "GiB": GIB}[unit]
 
 
 def _memory(worker: Worker, facts: Facts, site: Site, load: Data, found: Opinion) -> None:
@@ -292,6 +294,71 @@ def _ledger(pools: list[Worker], site: Site, found: Opinion) -> None:
         found.must |= {"D301", "D302"}
     elif not _sure(shared, left, site.gpus):
         found.may |= {"D301", "D302"}
+
+
+def _caches(spec: Data, pools: list[Worker], facts: Facts, site: Site, found: Opinion) -> None:
+    """Where it may be, who keeps it, and whether what all of its workers take is there."""
+    cache = spec["components"].get("cache")
+    if cache is None:
+        return
+    targets = [edge.split(" -> ")[0] for edge in spec["edges"] if isinstance(edge, str) and edge.endswith(" -> cache")]
+    users = [worker for worker in pools if worker.name in targets]
+    if not users:
+        found.must.add("D220")
+    if any(isinstance(edge, str) and edge.startswith("cache ->") for edge in spec["edges"]):
+        found.must.add("D213")
+    tier = next(iter(cache["tiers"]))
+    if tier == "object" and cache["tiers"]["object"]["url"] not in ("s3://kv-blocks/demo", "file:///shared/kv"):
+        found.must |= {"D344", "D112"}
+    if any(not _keeps(worker, tier) for worker in users):
+        found.must.add("D530")
+    size = {"host": cache["tiers"].get("host"), "disk": cache["tiers"].get("disk", {}).get("size")}.get(tier)
+    if size is None or found.must:
+        return
+    if users[0].engine == "native" and _bytes(size) < 8 * facts.kv_bytes(2):
+        found.must.add("D346")
+    if users[0].engine == "sglang" and _bytes(size) < 10**9 * max(worker.world for worker in users):
+        found.must.add("D530")
+    _amounts(users, tier, _bytes(size), site, found)
+
+
+def _amounts(users: list[Worker], tier: str, size: int, site: Site, found: Opinion) -> None:
+    """All workers together against all nodes: more is impossible, and what one node holds is sure to fit."""
+    needed = size * sum(worker.replicas for worker in users)
+    if tier == "host" and needed > site.memory * GIB * site.nodes:
+        found.must |= {"D340", "D305"}
+    elif tier == "host" and needed > 0.5 * site.memory * GIB:
+        found.may |= {"D340", "D305"}
+    if tier == "disk" and site.disk_path and needed > site.disk * GIB * site.nodes:
+        found.must.add("D342")
+    elif tier == "disk" and site.disk_path and needed > site.disk * GIB:
+        found.may.add("D342")
+
+
+def _keeps(worker: Worker, tier: str) -> bool:
+    """What engines can: ours of the CPU everything, those of others host memory, where they say so."""
+    if worker.engine in OWN:
+        return worker.engine == "native"
+    if worker.engine == "vllm" and worker.fields["role"] != "aggregated":
+        return False
+    return tier == "host" and not (worker.engine == "sglang" and worker.fields["role"] == "decode")
+
+
+def _start(spec: Data, pools: list[Worker], facts: Facts, site: Site, found: Opinion) -> None:
+    """Reading takes at least what one node needs of the weights, and at most all of them."""
+    if not site.storage or pools[0].engine == "mocker":
+        return
+    seconds = 2 * facts.parameters / (site.storage * 1e6)
+    least = seconds * min(1.0, max(site.gpus, 1) / max(worker.world for worker in pools))
+    for code, said in (("D348", spec.get("time_limit")), ("D349", spec["defaults"].get("ready_timeout"))):
+        if said is None:
+            continue
+        number, unit = str(said).split()
+        limit = float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+        if limit < 0.9 * min(least, seconds / max(worker.world for worker in pools)):
+            found.must.add(code)
+        elif limit < 1.1 * seconds:
+            found.may.add(code)
 
 
 def _sure(pools: list[Worker], nodes: int, gpus: int) -> bool:
