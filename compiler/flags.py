@@ -23,6 +23,7 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 _LENGTH = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([kKmM]?)", re.ASCII)
 LENGTHS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 """What `16k` and `16K` tokens are."""
+LAST_PORT = 65535
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -163,6 +164,9 @@ def convert(value: Any, kind: str) -> tuple[bool, Any]:
         case "size":
             fits, number = convert(value, "int")
             return (True, None) if number == -1 else (fits and number >= 1, number)
+        case "port":
+            fits, number = convert(value, "int")
+            return fits and 1 <= number <= LAST_PORT, number
         case "length":
             match = _LENGTH.fullmatch(value) if isinstance(value, str) else None
             return True, int(float(match[1]) * LENGTHS[match[2]]) if match else value

@@ -35,6 +35,7 @@ from dynamoc.compiler.passes.check_model import check_model
 from dynamoc.compiler.passes.check_nvlink import check_nvlink
 from dynamoc.compiler.passes.check_onboarding import check_onboarding
 from dynamoc.compiler.passes.check_pairs import check_pairs
+from dynamoc.compiler.passes.check_parts import check_parts
 from dynamoc.compiler.passes.check_replication import check_replication
 from dynamoc.compiler.passes.check_roles import check_roles
 from dynamoc.compiler.passes.check_served_pairs import check_served_pairs
@@ -72,6 +73,7 @@ GRAPH_PASSES: tuple[GraphPass, ...] = (
     check_experts,
     check_pairs,
     check_served_pairs,
+    check_parts,
     check_load,
     check_budgets,
     check_caches,

@@ -18,7 +18,7 @@ import yaml
 from dynamoc.compiler.flags import FOLDER, fold, version_of
 from dynamoc.launcher.flag_source import Seen, read_flags, source_texts
 
-TYPES = ("section", "bool", "int", "size", "length", "float", "str", "list", "any")
+TYPES = ("section", "bool", "int", "size", "port", "length", "float", "str", "list", "any")
 WIDTH = 120
 CLAIMS = ("known", "gone", "new", "renamed")
 Names = dict[str, list[str]]

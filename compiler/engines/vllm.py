@@ -44,12 +44,13 @@ class Vllm(ServedEngine):
         facts, spelled = dict(reading.facts), dict(reading.spelled)
         for outer, key, fact in (
             ("kv_transfer", "kv_connector", "kv_connector"),
+            ("kv_transfer", "kv_role", "kv_role"),
             ("speculative", "num_speculative_tokens", "draft_tokens"),
             ("eplb_config", "num_redundant_experts", "redundant_experts"),
             ("compilation", "max_cudagraph_capture_size", "graph_batch"),
         ):
             inside = read_mapping(facts.get(outer))
-            fits, value = convert(inside.get(key), "str" if fact == "kv_connector" else "int")
+            fits, value = convert(inside.get(key), "str" if outer == "kv_transfer" else "int")
             if fits and value is not None:
                 facts[fact], spelled[fact] = value, spelled[outer]
         connector = str(facts.get("kv_connector", "")).lower()

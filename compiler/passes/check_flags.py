@@ -12,6 +12,7 @@ from dynamoc.compiler.graph import SIZES, Component, Graph, WorkerOptions
 KINDS = {
     "int": "a whole number",
     "size": "a whole number above 0",
+    "port": "a port, 1 to 65535",
     "float": "a number",
     "bool": "`true` or `false`",
     "str": "text",

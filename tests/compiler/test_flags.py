@@ -69,6 +69,8 @@ def test_one_flag_in_two_spellings() -> None:
     ("value", "kind", "expected"),
     [
         ("8", "int", (True, 8)),
+        ("65535", "port", (True, 65535)),
+        (65536, "port", (False, 65536)),
         (True, "int", (False, True)),
         ("0.9", "float", (True, 0.9)),
         ("many", "int", (False, "many")),
@@ -109,7 +111,7 @@ def test_what_comes_before_a_release_is_older_than_it() -> None:
 @pytest.mark.parametrize("engine", SERVED)
 def test_tables_are_consistent(engine: str) -> None:
     flags = table(engine).flags
-    kinds = {"int", "float", "bool", "str", "any", "list", "length", "section", "size"}
+    kinds = {"int", "float", "bool", "str", "any", "list", "length", "section", "size", "port"}
 
     assert {flag.type for flag in flags.values()} <= kinds
     for flag in flags.values():
