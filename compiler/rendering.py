@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import yaml
 from dynamoc.compiler.diagnostics import PLAIN_TEXT
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def render(template: str, **values: Any) -> str:
@@ -27,14 +31,22 @@ def render(template: str, **values: Any) -> str:
         comment_start_string="{##",  # `{#` is bash's
         comment_end_string="##}",
     )
-    environment.filters["sh"] = lambda word: shlex.quote(str(word))
+    environment.filters["sh"] = lambda word: quote(str(word))
     environment.filters["path"] = quote_path
     return environment.get_template(template).render(values)
 
 
 def quote_path(path: str) -> str:
     """A path for the shell, which puts the user's home in the place of a leading `~/`."""
-    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
+    return f'"$HOME"/{quote(path[2:])}' if path.startswith("~/") else quote(path)
+
+
+def quote(word: str) -> str:
+    """A word for bash, on one line whatever it holds."""
+    if _CONTROL.search(word) is None:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{_CONTROL.sub(lambda found: f'{chr(92)}{ord(found[0]):03o}', escaped)}'"
 
 
 _BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

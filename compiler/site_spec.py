@@ -11,6 +11,7 @@ from dynamoc.compiler.written import Part, Text
 
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Option = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Folder = Annotated[str, Field(pattern=r"^(/|~/)[^\x00-\x1f\x7f]*$")]
 ExtraLine = Annotated[str, Field(pattern=r"^--[a-z][a-z0-9-]*(=[^\x00-\x1f\x7f]+)?$")]
 Mount = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f:,]+:/[^\x00-\x1f\x7f:,]*(:(ro|rw))?$")]
 
@@ -41,17 +42,17 @@ class SiteSpec(Part):
     python: Line | None = Field(
         default=None, description="Interpreter on the nodes, or in the image; that of the submitter if left out."
     )
-    wheels: Line | None = Field(
+    wheels: Folder | None = Field(
         default=None, description="Folder of wheels that go into the archive, for what the interpreter lacks."
     )
-    scratch: Line | None = Field(
+    scratch: Folder | None = Field(
         default=None, description="Local folder of nodes where the archive is unpacked; TMPDIR or /tmp if left out."
     )
     container: Literal["pyxis", "apptainer", "podman", "docker", "none"] | None = Field(
         default=None, description="What runs containers."
     )
     image: Line | None = Field(default=None, description="Image of nodes whose components name none.")
-    image_cache: Line | None = Field(
+    image_cache: Folder | None = Field(
         default=None, description="Shared folder of imported images; ~/.cache/dynamoc/images if left out."
     )
     mounts: list[Mount] | None = Field(default=None, description="Mounts of every container, source:target[:ro].")
