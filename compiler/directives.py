@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ EXPORTED = "HOME,LANG,PATH,PYTHON,TMPDIR,DYNAMOC_MODEL_ROOT,DYNAMOC_LOG_LEVEL"
 """The job's environment: what the agents use of the submitting shell's, by name."""
 SITE_OPTIONS = ("partition", "account", "qos", "reservation")
 DRAIN_MARGIN_S = 20
+COLUMN = 40
 OF_THE_FIRST = frozenset({"dependency", "export", "job-name", "open-mode", "output", "signal"})
 """Options that the first component of a heterogeneous job says for all."""
 
@@ -62,6 +64,18 @@ def _of_group(plan: Plan, group: NodeGroup, mixed: bool) -> tuple[Directive, ...
         elif option != "time" or plan.graph.time_limit_s is None:
             found[option] = Directive(option, str(value), source)
     return (*found.values(), *_extra(plan))
+
+
+def spelled(component: Iterable[Directive]) -> list[tuple[str, str]]:
+    """Lines as sbatch reads them, and where each comes from."""
+    return [(_spell(directive), directive.source) for directive in component]
+
+
+def _spell(directive: Directive) -> str:
+    """In a column of fixed width: a longer line moves no other. sbatch skips what is but preferred."""
+    value = "" if directive.value is None else f"={shlex.quote(directive.value)}"
+    sign = "##SBATCH" if directive.preferred else "#SBATCH"
+    return f"{sign} --{directive.option}{value}".ljust(COLUMN)
 
 
 def gpus_of_a_node(plan: Plan) -> int:

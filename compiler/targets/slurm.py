@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import msgspec
 
 from dynamoc.compiler.artifacts import Artifact, Artifacts
-from dynamoc.compiler.directives import Directive, components, drain_s, gpus_of_a_node, gpus_of_the_job, gres_of
+from dynamoc.compiler.directives import components, drain_s, gpus_of_a_node, gpus_of_the_job, gres_of, spelled
 from dynamoc.compiler.load_plan import load_artifacts
 from dynamoc.compiler.lower import lower
 from dynamoc.compiler.mpi_worlds import mpi_worlds
@@ -26,7 +24,6 @@ from dynamoc.runtime.manifest import Role, encode_manifest
 MAX_NODES = 10_000
 EMITTED = PurePosixPath("emitted")
 EXECUTABLE = 0o755
-COLUMN = 40
 RESOLVED_HEADER = "# Every default and every choice of the plan, written out. Compiled again it gives the same plan.\n"
 
 
@@ -45,7 +42,6 @@ class Slurm:
             Artifact(PurePosixPath("inventory.json"), inventory),
             *(Artifact(EMITTED / name, render(f"slurm/{name}.j2", **values), EXECUTABLE) for name in scripts(values)),
             *load_artifacts(plan, gpus_of_the_job(plan)),
-            *load_artifacts(plan, plan.nodes * gpus_of_a_node(plan)),
             Artifact(PurePosixPath("plan.json"), encode_manifest(lower(plan))),
             Artifact(PurePosixPath("resolved.yaml"), RESOLVED_HEADER + to_yaml(resolved_spec(plan))),
         )
@@ -59,8 +55,8 @@ def _values(plan: Plan) -> dict[str, Any]:
     return {
         "name": plan.graph.name,
         "model": plan.graph.model.served_name,
-        "directives": _spelled(asked),
-        "further_components": [_spelled(component) for component in further],
+        "directives": spelled(asked),
+        "further_components": [spelled(component) for component in further],
         "nodes": plan.nodes,
         "with_processes": sorted({p.node for p in plan.processes}),
         "gpus": gpus_of_a_node(plan) if gres else 0,
@@ -78,17 +74,6 @@ def _values(plan: Plan) -> dict[str, Any]:
         "transports": [f"{s} -> {t}: {transport}" for (s, t), transport in plan.transports.items()],
         **node_setup(plan),
     }
-
-
-def _spelled(component: Sequence[Directive]) -> list[tuple[str, str]]:
-    return [(_spell(directive), directive.source) for directive in component]
-
-
-def _spell(directive: Directive) -> str:
-    """As sbatch reads it, in a column of fixed width: a longer line moves no other. It skips what is but preferred."""
-    value = "" if directive.value is None else f"={shlex.quote(directive.value)}"
-    sign = "##SBATCH" if directive.preferred else "#SBATCH"
-    return f"{sign} --{directive.option}{value}".ljust(COLUMN)
 
 
 def _row(process: Process) -> dict[str, str]:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -21,10 +21,11 @@ from pipelines import SMOLLM2
 from slurm_cluster import SlurmCluster, slurm_cluster
 from test_echo_plan import planned_peers
 
+from dynamoc.compiler.arrays import Point, arrays_of
 from dynamoc.compiler.artifacts import write
 from dynamoc.compiler.cluster_spec import read_cluster
 from dynamoc.compiler.models import ModelLibrary
-from dynamoc.compiler.pipeline import compile_spec
+from dynamoc.compiler.pipeline import build_plan, compile_spec, emit
 from dynamoc.compiler.source import read_source
 from dynamoc.compiler.target import load_target
 from dynamoc.runtime.manifest import Manifest, Role, read_manifest
@@ -41,6 +42,7 @@ GRAPHS = 20
 AT_ONCE = 4
 READY_S = 90.0
 DETAIL = re.compile(r"Nodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)")
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 PROGRAMS = Path(__file__).parents[1] / "support/programs"
 
 
@@ -346,6 +348,49 @@ def test_mpi_ranks_are_one_step_and_every_rank_sees_the_same(cluster: SlurmClust
     while any(Path(f"/proc/{process['pid']}").exists() for process in found.values()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(Path(f"/proc/{process['pid']}").exists() for process in found.values())
+
+
+def test_an_array_runs_every_point_in_its_own_folder(cluster: SlurmCluster) -> None:
+    """Points of two shapes are two arrays, one of several kinds of node is alone; at most two run at a time."""
+    folder = cluster.folder / "campaign"
+    kinds = {"small": [{**KINDS[1], "count": 1}], "large": [{**KINDS[2], "count": 1}], "mixed": [KINDS[0], KINDS[1]]}
+    points = []
+    for number, kind in enumerate(["small", "large", "small", "mixed", "small"]):
+        tp = {"small": 4, "large": 6, "mixed": 4}[kind]
+        text = pipeline(f"point-{number}", 8700 + number, {"worker": {"role": "aggregated", "parallel": {"tp": tp}}})
+        source, site = read_source(text, "spec.yaml"), read_cluster(read_source(inventory(kinds[kind]), "cluster.yaml"))
+        plan, _ = build_plan(source, site, ModelLibrary(), load_target("slurm"))
+        name = PurePosixPath(f"points/{number} of 'five'")
+        (folder / name).mkdir(parents=True)
+        write(emit(source, plan, load_target("slurm"), ModelLibrary()), folder / name)
+        points.append(Point(name, plan))
+    made = arrays_of("five", points, 2)
+    write(tuple(array.script for array in made.arrays), folder)
+    for array in made.arrays:
+        subprocess.run([SHELLCHECK, folder / array.script.path], check=True, timeout=60)
+    environment = {**cluster.environment, "PYTHON": sys.executable}
+    jobs = []
+    for array in made.arrays:
+        words = ["sbatch", "--parsable", str(array.script.path)]
+        done = subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        jobs.append(done.stdout.strip())
+    try:
+        for job, array in zip(jobs, made.arrays, strict=True):
+            for task, point in enumerate(array.points):
+                found = Job(cluster, f"{job}_{task}", folder / point.folder)
+                check(found, shared=False)
+                running = cluster.call("squeue", "--noheader", f"--jobs={job}", "--states=R", "--format=%i").stdout
+                assert len(running.split()) <= 2
+                found.end()
+    finally:
+        for job in jobs:
+            cluster.call("scancel", job)
+
+    assert [[points.index(point) for point in array.points] for array in made.arrays] == [[0, 2, 4], [1]]
+    assert [points.index(point) for point in made.alone] == [3]
 
 
 def test_every_process_of_the_jobs_ends_with_them(cluster: SlurmCluster) -> None:
