@@ -32,6 +32,9 @@ KV_FORMATS: Mapping[str, str] = {
 }
 
 
+NO_PREFIXES = "its prefix caching is off, and tiers keep prefixes"
+
+
 def tier_bytes(options: WorkerOptions) -> int:
     """Host memory of one worker that its cache says; 0 where there is no such tier."""
     return 0 if options.cache is None else options.cache.host_bytes or 0
@@ -59,6 +62,8 @@ class EngineCapabilities:
     block_sizes: tuple[int, ...] | None = None
     transports: tuple[str, ...] = ("shm", "tcp")
     """How KV can move between its workers; the first is what an engine of its own does unless told."""
+    gpu_transports: tuple[str, ...] | None = None
+    """The same where its pools are in GPU memory; None: as in host memory."""
     spans_nodes: bool = False
     """A worker may be several processes, one a node."""
     external: bool = False
@@ -78,6 +83,13 @@ class EngineCapabilities:
     """What a start may take beside the reading of weights: imports, compilation, the capture of graphs."""
     tiers: tuple[str, ...] = ()
     """Tiers of a cache that its workers keep: `host`, `disk`, `object`."""
+
+
+def transports_of(options: WorkerOptions) -> tuple[str, ...]:
+    """How KV can move out of and into the pools of such workers."""
+    facts = dialect(options.engine).capabilities
+    on_gpu = facts.gpu_transports if options.device == "cuda" else None
+    return facts.transports if on_gpu is None else on_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +176,9 @@ class OwnEngine:
         return False
 
     def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
-        """What they keep they keep in every role."""
-        del options, role
-        return None
+        """What they keep they keep in every role, if they keep prefixes."""
+        del role
+        return None if options.prefix_caching else NO_PREFIXES
 
     def usage(self, options: WorkerOptions, role: Role) -> Usage | None:
         """Their pools are in host memory, or simulated."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynamoc.compiler.dialect import EngineCapabilities, Ranks, kv_format, tier_bytes
+from dynamoc.compiler.dialect import NO_PREFIXES, EngineCapabilities, Ranks, kv_format, tier_bytes
 from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
@@ -122,8 +122,11 @@ class ServedEngine:
         return {**tier.switches, "host_cache": int(told) if tier.whole else told}
 
     def refuses_cache(self, options: WorkerOptions, role: Role) -> str | None:
-        """Where `args` say the size too, or the engine would round it to nothing."""
+        """Where it keeps no prefixes, `args` say the size too, or the engine would round it to nothing."""
         del role
+        facts = options.facts
+        if not options.prefix_caching or facts.get("prefix_caching") is False or facts.get("no_prefix_caching"):
+            return NO_PREFIXES
         size = tier_bytes(options)
         if size and "host_cache" in options.facts:
             return f"`args` give it a host cache of their own, `{options.reading.spelled['host_cache'][-1]}`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Reporter
+from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.graph import Component, EdgeKind, Graph, WorkerOptions
 from dynamoc.compiler.tiers import sizes_of, without_cache, without_edge, without_tier
@@ -10,7 +10,10 @@ from dynamoc.runtime.manifest import Role
 
 
 def check_caches(graph: Graph, report: Reporter) -> Graph:
-    """D220 a cache without workers, D221 a worker with two, D222 without a tier, D530 one its engine does not keep."""
+    """D220 a cache without workers, D221 a worker with two, D222 without a tier, D530 one its engine does not keep.
+
+    D116 where a wish about nodes names it.
+    """
     used = {edge.target for edge in graph.edges}
     for cache in graph.of_role(Role.CACHE):
         if cache.name not in used:
@@ -20,6 +23,8 @@ def check_caches(graph: Graph, report: Reporter) -> Graph:
             notes = ["tiers are `host`, `disk` and `object`"]
             report.error("D222", f"`{cache.name}` has no tier", (place, "nothing is kept"), notes=notes)
     for component in graph.components:
+        if component.cache is not None:
+            _check_place(graph, component, report)
         if component.worker is not None:
             _check_single(graph, component, report)
             _check_engine(graph, component, component.worker, report)
@@ -35,6 +40,17 @@ def _report_idle(graph: Graph, cache: Component, report: Reporter) -> None:
         at_key=True,
         remedies=[] if named or not cache.at else [Remedy((Drop(cache.at),))],
     )
+
+
+def _check_place(graph: Graph, cache: Component, report: Reporter) -> None:
+    """D116: it is where its workers are."""
+    if any(cache.name in group for group in graph.same_node):
+        path: Path = ("placement", "same_node")
+        rest = [[name for name in group if name != cache.name] for group in graph.same_node]
+        left = [group for group in rest if len(group) > 1]
+        label = (path, "each worker keeps tiers on its own node")
+        remedies = [Remedy((Put(path, left) if left else Drop(path),), f"leave `{cache.name}` out")]
+        report.error("D116", f"`{cache.name}` has no effect in `same_node`", label, remedies=remedies)
 
 
 def _check_single(graph: Graph, component: Component, report: Reporter) -> None:
