@@ -73,7 +73,8 @@ def spelled(component: Iterable[Directive]) -> list[tuple[str, str]]:
 
 def _spell(directive: Directive) -> str:
     """In a column of fixed width: a longer line moves no other. sbatch skips what is but preferred."""
-    value = "" if directive.value is None else f"={shlex.quote(directive.value)}"
+    # Unlike a shell, sbatch reads a backslash as an escape within quotes too.
+    value = "" if directive.value is None else "=" + shlex.quote(directive.value.replace("\\", "\\\\"))
     sign = "##SBATCH" if directive.preferred else "#SBATCH"
     return f"{sign} --{directive.option}{value}".ljust(COLUMN)
 

@@ -133,7 +133,7 @@ def test_a_hostile_word_is_refused_or_stays_one_word(path: tuple[str, ...], tmp_
     if path[0] == "site" and path[-1] not in ("mpi", "image"):
         directives = [shlex.split(line[1:], comments=True) for line in script.splitlines() if "#SBATCH" in line]
         shown = [word for words in directives for word in words] + seen
-        assert any(HOSTILE in word or shlex.quote(HOSTILE) in word for word in shown)
+        assert any(HOSTILE in word.replace("\\\\", "\\") for word in shown)
 
 
 @pytest.mark.parametrize("path", [*SPEC_FIELDS, *SITE_FIELDS], ids=".".join)

@@ -203,3 +203,15 @@ def test_steps_run_in_their_image(
         assert words.count(f"image {image}") == 5, "addresses on two nodes, two agents, and what watches them"
         assert "--nv" not in words
     assert not cluster.strays()
+
+
+def test_slurm_reads_a_hostile_word_as_it_was_written(cluster: SlurmCluster) -> None:
+    word = "a 'b' \"c\" $(touch owned) `touch owned` ${HOME} ; # \\ d"
+    site = json.dumps({"directives": {"mail-type": "END", "mail-user": word, "hold": True}})
+    nodes = "nodes: [{name: node, count: 2, cpus: 6, memory: 8 GiB}]"
+    (cluster.folder / "cluster.yaml").write_text(f"name: pair\n{nodes}\nsite: {site}\n")
+    job = submit(cluster)
+    shown = cluster.call("scontrol", "show", "job", job).stdout
+
+    assert f"MailUser={word} MailType=END" in " ".join(shown.split())
+    assert not (cluster.folder / "owned").exists()
