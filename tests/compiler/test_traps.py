@@ -202,6 +202,17 @@ def test_without_a_card_nothing_is_claimed_and_that_is_said() -> None:
     assert any("card" in line or "model" in line for line in found.unchecked)
 
 
+def test_what_is_false_and_cannot_be_said_is_listed() -> None:
+    """A switch that is off says nothing; what is not known, or takes a value, may not be off without its flag."""
+    args = {"tp-size": 8, "skip-tokenizer-init": False, "novel-flag": False, "random-seed": False}
+    found = [line for line in alone(args, "H200", 1).unchecked if "not told" in line]
+
+    assert found == [
+        "`w.args.novel-flag`: sglang is not told what is `false`",
+        "`w.args.random-seed`: sglang is not told what is `false`",
+    ]
+
+
 def test_both_sides_may_differ_in_what_only_one_of_them_needs() -> None:
     """Context, pool and speculation of the published recipe are set on decode only."""
     decode = {"context-length": 72000, "max-total-tokens": 128000, "speculative-algorithm": "EAGLE"}
