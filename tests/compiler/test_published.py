@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ SIZES = {
 def proof(name: str, text: str | None = None) -> Proof:
     cluster = read_cluster(read_source((ROOT / f"specs/clusters/{CLUSTERS[name]}.yaml").read_text(), "cluster.yaml"))
     spec = (FOLDER / f"{name}.yaml").read_text() if text is None else text
-    return prove(read_source(spec, "spec.yaml"), cluster, cards(), load_target("local"))
+    site = replace(cluster, site={"container": "pyxis"})
+    return prove(read_source(spec, "spec.yaml"), site, cards(), load_target("slurm"))
 
 
 def manifest(name: str) -> Manifest:
