@@ -70,6 +70,8 @@ CODES: Mapping[str, str] = {
     "D323": "a transfer buffer smaller than a prompt",
     "D324": "a step smaller than its batch",
     "D325": "graphs larger than what DeepEP sends",
+    "D326": "KV between GPUs that NVLink does not join",
+    "D327": "KV between GPU and host memory",
     "D330": "weights that do not fit the GPUs",
     "D331": "no room for KV on the GPUs",
     "D340": "host tiers larger than a node's memory",
@@ -89,6 +91,7 @@ CODES: Mapping[str, str] = {
     "D404": "two images on one node",
     "D405": "a node without an image",
     "D406": "an image that is not used",
+    "D407": "MPI ranks that nothing starts",
     # engines
     "D501": "a device the engine does not run on",
     "D502": "a parallelism the engine does not have",
@@ -120,6 +123,6 @@ CODES: Mapping[str, str] = {
 }
 
 NEVER_WAIVED = frozenset(
-    {"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D404", "D405", "D510"}
+    {"D301", "D302", "D303", "D310", "D312", "D313", "D314", "D401", "D402", "D403", "D404", "D405", "D407", "D510"}
 )
 """Rules of D3xx and up without which there is no plan: a waiver could not be kept."""

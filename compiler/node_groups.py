@@ -32,7 +32,13 @@ def node_groups(plan: Plan) -> tuple[NodeGroup, ...]:
             kind=plan.cluster.nodes[nodes[0]],
             nodes=tuple(nodes),
             gpus=max((1 + max(p.gpus) for node in nodes for p in processes[node] if p.gpus), default=0),
-            cores=max(sum(max(1, p.cpus) for p in processes[node]) for node in nodes),
+            cores=max(sum(map(_cores, processes[node])) for node in nodes),
         )
         for nodes in kinds.values()
     )
+
+
+def _cores(process: Process) -> int:
+    """A process needs one, and each rank that a step starts."""
+    mpi = process.launch is not None and process.launch.mpi
+    return max(1, process.cpus, len(process.ranks) if mpi else 0)

@@ -29,6 +29,8 @@ class Capabilities:
     """Container runtimes of a site that it can use; None where it looks at none."""
     picks_nodes: bool = False
     """Its scheduler picks the nodes, by what a job says of each kind of node."""
+    starts_mpi: bool = False
+    """It starts the ranks of an MPI world over several nodes."""
 
 
 class Target(Protocol):

@@ -12,11 +12,17 @@ COMPONENTS = (("components",), "")
 
 
 def check_target(plan: Plan, target: Target, report: Reporter) -> None:
-    """D401 too many nodes, D403 nodes it cannot tell apart."""
+    """D401 too many nodes, D403 nodes it cannot tell apart, D407 MPI ranks that it cannot start."""
     can = target.capabilities
     if plan.nodes > can.nodes:
         words = f"the plan uses {plan.nodes} nodes, the target `{target.name}` holds {can.nodes}"
         report.error("D401", words, COMPONENTS, at_key=True)
+    if not can.starts_mpi:
+        for world in mpi_worlds(plan):
+            where = f"{world.ranks} MPI ranks on {len(world.nodes)} nodes"
+            words = f"`{world.name}` is {where}, which the target `{target.name}` cannot start"
+            helps = ["a worker that fits one node starts its own ranks; the target `slurm` starts those of several"]
+            report.error("D407", words, COMPONENTS, at_key=True, helps=helps)
     if can.picks_nodes:
         _check_groups(plan, report)
 

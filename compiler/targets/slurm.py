@@ -31,7 +31,7 @@ class Slurm:
     """Node k of the plan is the k-th host of the job; its address is found when the job runs."""
 
     name = "slurm"
-    capabilities = Capabilities(nodes=MAX_NODES, containers=("apptainer", "pyxis"), picks_nodes=True)
+    capabilities = Capabilities(nodes=MAX_NODES, containers=("apptainer", "pyxis"), picks_nodes=True, starts_mpi=True)
 
     def emit(self, plan: Plan) -> Artifacts:
         """A folder to review, and to submit with `sbatch emitted/job.sbatch` or `dynamoc submit`."""

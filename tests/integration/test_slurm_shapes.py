@@ -310,10 +310,13 @@ def test_a_worker_over_two_nodes_meets_at_the_address_of_its_first(cluster: Slur
     assert len({endpoint["host"] for name, endpoint in endpoints.items() if name in found}) == 2
 
 
-def test_mpi_ranks_are_one_step_and_every_rank_sees_the_same(cluster: SlurmCluster) -> None:
+@pytest.mark.parametrize("exclusive", [True, False], ids=["own nodes", "shared nodes"])
+def test_mpi_ranks_are_one_step_and_every_rank_sees_the_same(cluster: SlurmCluster, exclusive: bool) -> None:
     """`pmi2` here: it needs no library on the nodes. Ranks of both nodes, one world, words of leader and followers."""
-    site = inventory([{**KINDS[1], "gpus": 3, "count": 2}], mpi="pmi2")
-    job = submit(cluster, "world", told("trtllm", tp=3, pp=2), site)
+    site = inventory(
+        [{**KINDS[1], "gpus": 3, "count": 2}], mpi="pmi2", directives={"exclusive": exclusive, "mem": "2G"}
+    )
+    job = submit(cluster, f"world-{exclusive}", told("trtllm", tp=3, pp=2), site)
     manifest = job.manifest
     parts = [process for process in manifest.processes if process.role.is_worker]
     names = [f"{part.name}.{rank}" for part in parts for rank in part.ranks]
