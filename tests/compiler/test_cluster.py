@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from proving import ROOT
 
-from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition
+from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition, Storage
 from dynamoc.compiler.cluster_spec import read_cluster
 from dynamoc.compiler.diagnostics import CompileError
 from dynamoc.compiler.source import read_source
@@ -36,9 +36,29 @@ def test_a_count_makes_a_series() -> None:
     assert (cluster.port_base, cluster.model_root, cluster.provenance) == (30000, "/m", "file site.yaml")
 
 
+def test_speeds_of_disks_and_of_what_nodes_share() -> None:
+    cluster = cluster_of(
+        "name: site\nnodes:\n"
+        "  - {name: a, cpus: 8, memory: 1 GiB, cpu_tflops: 2.5,"
+        " disk: {size: 1 TiB, path: /scratch, bandwidth: 12 GB}}\n"
+        "  - {name: b, cpus: 8, memory: 1 GiB, disk: 2 TiB}\n"
+        "storage: {path: /models, bandwidth: 5 GB, total: 100 GB}\nobject_store: {bandwidth: 2 GB}\n"
+    )
+    a, b = cluster.nodes
+
+    assert (a.disk_bytes, a.disk_path, a.disk_bytes_per_s, a.cpu_flops) == (2**40, "/scratch", 12 * 10**9, 2.5e12)
+    assert (b.disk_bytes, b.disk_path, b.disk_bytes_per_s, b.cpu_flops) == (2**41, None, 0, 0.0)
+    assert (cluster.storage, cluster.objects_bytes_per_s) == (Storage("/models", 5 * 10**9, 10**11), 2 * 10**9)
+
+
 @pytest.mark.parametrize(
     ("text", "codes"),
     [
+        ("name: a\nnodes: [{name: n, cpus: 1, memory: 1 GiB, disk: {path: /scratch}}]\n", ["D111"]),
+        ("name: a\nnodes: [{name: n, cpus: 1, memory: 1 GiB, disk: {size: 1 TiB, speed: 1 GB}}]\n", ["D110"]),
+        ("name: a\nnodes: [{name: n, cpus: 1, memory: 1 GiB, disk: 7}]\n", ["D114"]),
+        ("name: a\nnodes: [{name: n, cpus: 1, memory: 1 GiB}]\nstorage: {total: 1 GB}\n", ["D111"]),
+        ("name: a\nnodes: [{name: n, cpus: 1, memory: 1 GiB}]\nobject_store: {bandwith: 1 GB}\n", ["D110"]),
         ("name: a\n", ["D111"]),
         ("name: a\nnodes: []\n", ["D113"]),
         ("name: a\nnodes: [{name: n, cpus: 0, memory: 1 GiB}]\n", ["D113"]),
