@@ -8,8 +8,8 @@ receiver verifies the transport's own checksums, as it does before any token dep
 
 The ceiling of `shm` is a memmove of the same bytes within one process, in one call a thread, with one and with two
 threads, whichever is faster; that of `tcp` is a bare loopback stream of the same bytes over as many sockets. Ours and
-the ceilings take turns, and every figure is the median of its rounds. All of it is done with glibc as it is, and with its threshold for non-temporal
-stores lowered to 64 KiB for both processes and the ceiling alike.
+the ceilings take turns, and every figure is the median of its rounds. All of it is done with glibc as it is, and with
+its threshold for non-temporal stores lowered to 64 KiB for both processes and the ceiling alike.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ async def own(name: str, block_bytes: int, blocks: int) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         words = line.split()
         if words[0] == "verify":
-            blocks = indices_of(json.loads(words[1]))
+            named = indices_of(json.loads(words[1]))
             began = time.perf_counter()
-            wrong = await transport.mismatches(blocks, bytes.fromhex(words[2]))
+            wrong = await transport.mismatches(named, bytes.fromhex(words[2]))
             print(json.dumps([wrong.size, time.perf_counter() - began]), flush=True)
         elif words[0] == "digests":
             print(json.dumps([xxhash.xxh3_64_intdigest(pool.block(block)) for block in range(blocks)]), flush=True)

@@ -163,6 +163,7 @@ class Reporter:
     waivers: list[Waiver] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     """What no rule could look at, for want of facts."""
+    _said: set[Diagnostic] = field(default_factory=set, repr=False)
 
     def leave_unchecked(self, what: str) -> None:
         """Say that something was not proved; the same thing twice is one."""
@@ -232,16 +233,17 @@ class Reporter:
                 labels.append(Label(span, text))
         advice, fixes = list(helps), []
         for remedy in remedies:
-            moved = Remedy(
-                tuple(replace(change, path=self.home(change.path)) for change in remedy.changes), remedy.text
-            )
+            at_home = [replace(change, path=self.home(change.path)) for change in remedy.changes]
+            # Two workers may have one home: what is set there for both is set once.
+            moved = Remedy(tuple(c for i, c in enumerate(at_home) if c not in at_home[:i]), remedy.text)
             edits = self.edit(moved.changes)
             if edits is None:
                 advice.append(moved.help)
             else:
                 fixes.append(Fix(moved.help, edits))
         found = Diagnostic(code, severity, message, tuple(labels), tuple(notes), tuple(advice), tuple(fixes))
-        if found not in self.diagnostics:
+        if found not in self._said:
+            self._said.add(found)
             self.diagnostics.append(found)
 
 

@@ -27,6 +27,7 @@ from dynamoc.compiler.passes.check_experts import check_experts
 from dynamoc.compiler.passes.check_fixed_ports import check_fixed_ports
 from dynamoc.compiler.passes.check_flags import check_flags
 from dynamoc.compiler.passes.check_gpu_memory import check_gpu_memory
+from dynamoc.compiler.passes.check_gpu_pools import check_gpu_pools
 from dynamoc.compiler.passes.check_heads import check_heads
 from dynamoc.compiler.passes.check_host_tiers import check_host_tiers
 from dynamoc.compiler.passes.check_load import check_load
@@ -81,6 +82,7 @@ GRAPH_PASSES: tuple[GraphPass, ...] = (
 )
 PLAN_PASSES: tuple[PlanPass, ...] = (
     choose_transports,
+    check_gpu_pools,
     assign_ports,
     check_fixed_ports,
     assign_cpus,

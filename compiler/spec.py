@@ -205,7 +205,7 @@ class EdgeSpec(Part):
 
     from_: Text = Field(alias="from", description="Component that sends.", examples=["prefill"])
     to: Text = Field(description="Component that receives.", examples=["decode"])
-    transport: Literal["shm", "tcp", "nixl", "mooncake", "ucx", "mpi", "lmcache"] | None = Field(
+    transport: Literal["shm", "tcp", "nvlink", "nixl", "mooncake", "ucx", "mpi", "lmcache"] | None = Field(
         default=None, description="How KV blocks move; chosen by placement if left out.", examples=["shm"]
     )
 

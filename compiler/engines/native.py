@@ -1,4 +1,4 @@
-"""The native engine: torch, on the CPU."""
+"""The native engine: torch, on a CPU or on one GPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ DEFAULT_POOL_BYTES = 512 * MIB
 
 
 class Native(OwnEngine):
-    """Its pool is host memory, sized by `kv_blocks`, `kv_memory`, or a default that holds at least one sequence."""
+    """Its pool is memory of its device: `kv_blocks`, `kv_memory`, or a default that holds at least one sequence."""
 
     name = "native"
     capabilities = EngineCapabilities(
-        devices=("cpu",),
+        devices=("cpu", "cuda"),
         dimensions=(),
+        gpu_transports=("nvlink",),
         dtypes=("float32", "bfloat16", "float16"),
         kv_dtypes=None,
         divides_model=True,

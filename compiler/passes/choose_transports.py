@@ -1,4 +1,4 @@
-"""How KV moves along each edge: as its engines do it; between ours by shared memory on one node, else by tcp.
+"""How KV moves along each edge: as its engines do it; between ours by nvlink out of GPUs, else by shared memory or tcp.
 
 A worker speaks one transport, so edges that share a component share the choice.
 """
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
-from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.graph import Edge, EdgeKind
+from dynamoc.compiler.dialect import dialect, transports_of
+from dynamoc.compiler.graph import Edge, EdgeKind, WorkerOptions
 from dynamoc.compiler.plan import Plan
 
 
@@ -46,13 +46,15 @@ def _joined(edges: Sequence[Edge]) -> list[list[Edge]]:
 
 
 def _usual(plan: Plan, names: set[str]) -> str | None:
-    """What the flags of an engine that is a program of its own say, or what it does without."""
+    """What an engine that is a program of its own was told, or does untold; nvlink where pools are on GPUs."""
     for component in plan.graph.components:
         if component.name in names and component.worker is not None:
             facts = dialect(component.worker.engine).capabilities
             if facts.external:
                 told = component.worker.facts.get("kv_transport")
                 return str(told).lower() if told else facts.transports[0]
+            if "nvlink" in transports_of(component.worker):
+                return "nvlink"
     return None
 
 
@@ -60,17 +62,23 @@ def _check_known(plan: Plan, edge: Edge, report: Reporter) -> None:
     for name in (edge.source, edge.target):
         component = plan.graph.component(name)
         assert component.worker is not None
-        known = dialect(component.worker.engine).capabilities.transports
+        known = transports_of(component.worker)
         if edge.transport not in known:
             path = (*edge.at, "transport")
             report.error(
                 "D525",
-                f"engine `{component.worker.engine}` does not move KV by `{edge.transport}`",
+                f"engine `{component.worker.engine}` does not move KV by `{edge.transport}`{_where(component.worker)}",
                 (path, f"of `{name}`"),
                 notes=[f"it moves KV by {', '.join(f'`{way}`' for way in known)}"],
                 remedies=[Remedy((Put(path, known[0]),))],
             )
             return
+
+
+def _where(options: WorkerOptions) -> str:
+    """Said where the engine's ways depend on it."""
+    depends = dialect(options.engine).capabilities.gpu_transports is not None
+    return f" on `{options.device}`" if depends else ""
 
 
 def _declared(edges: Sequence[Edge], report: Reporter) -> Edge | None:

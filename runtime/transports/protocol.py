@@ -97,9 +97,15 @@ class Transport(Protocol):
         ...
 
     def write(
-        self, peer: Peer, pairs: BlockPairs, deadline_s: float, tag: int, layers: range | None = None
+        self,
+        peer: Peer,
+        pairs: BlockPairs,
+        deadline_s: float,
+        tag: int,
+        layers: range | None = None,
+        after: int | None = None,
     ) -> Transfer:
-        """Start copying my blocks, or `layers` of them, onto the peer's.
+        """Start copying my blocks, or `layers` of them, onto the peer's; `after` an event of my pool's GPU, if given.
 
         Past the deadline the transfer ends as FAILURE by itself. TransportError, and nothing written, if a block is
         out of range or a destination is named twice.

@@ -9,6 +9,7 @@ from dynamoc.runtime.transports.protocol import Transport, TransportError
 
 TRANSPORTS: Mapping[str, str] = {
     "shm": "dynamoc.runtime.transports.shm:ShmTransport",
+    "nvlink": "dynamoc.runtime.transports.nvlink:NvlinkTransport",
     "tcp": "dynamoc.runtime.transports.tcp:TcpTransport",
 }
 

@@ -20,13 +20,15 @@ import msgspec
 import numpy as np
 
 from dynamoc.runtime.kv.pool import NONCE_BYTES, PAGE_BYTES, HostPool, Pool
-from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, units_of
+from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, unit_rows, units_of
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.rows import Rows, pick, put, rows_of
 from dynamoc.runtime.transports.process import Process, Watched, check_same_host, has_ended, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, check_pairs, check_span, host_pool
 
+CHUNK_BYTES = 2 * 1024 * 1024
+"""Copied between two looks at deadline, cancellation and peer."""
 LANES = max(1, min(4, os.cpu_count() or 1))
 
 
@@ -101,20 +103,29 @@ class ShmTransport:
             raise TransportError(f"the pool of process {offered.process.pid} cannot be mapped: {error}") from error
 
     def write(
-        self, peer: Peer, pairs: BlockPairs, deadline_s: float, tag: int, layers: range | None = None
+        self,
+        peer: Peer,
+        pairs: BlockPairs,
+        deadline_s: float,
+        tag: int,
+        layers: range | None = None,
+        after: int | None = None,
     ) -> Transfer:
         """Copy my blocks onto the peer's."""
         del tag
+        assert after is None  # host memory has no events
         assert isinstance(peer, ShmPeer)
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)
         span = check_span(pool.layout, layers)
         source, target = (rows_of(data, pool.layout.block_bytes, span) for data in (pool.data, peer.data))
-        units = deque(enumerate(units_of(len(pairs), span.size)))
+        units = list(enumerate(units_of(len(pairs), span.size)))
+        step = max(1, CHUNK_BYTES // (span.size * unit_rows(span.size)))
+        chunks = deque(units[start : start + step] for start in range(0, len(units), step))
         transfer = ThreadedTransfer(pairs, np.zeros(len(units), np.uint64), deadline_s)
-        lane = functools.partial(_copy, transfer, source, peer, target, units, self._digest)
+        lane = functools.partial(_copy, transfer, source, peer, target, chunks, self._digest)
         self._transfers.add(transfer)
-        transfer.run(self._executor, [lane] * min(LANES, len(units)))
+        transfer.run(self._executor, [lane] * min(LANES, len(chunks)))
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
 
@@ -176,19 +187,20 @@ def _copy(
     source: Rows,
     peer: ShmPeer,
     target: Rows,
-    units: deque[tuple[int, slice]],
+    chunks: deque[list[tuple[int, slice]]],
     digest: Digest,
 ) -> int:
-    """One lane: take units until none is left; bytes moved."""
-    pairs, moved = transfer.pairs, 0
+    """One lane: take chunks of units until none is left; bytes moved."""
+    pairs, sums, moved = transfer.pairs, transfer.checksums, 0
     while True:
         transfer.check()
         peer.check()
         try:
-            unit, part = units.popleft()
+            chunk = chunks.popleft()
         except IndexError:
             return moved
-        data = pick(source, pairs.sources[part])
-        transfer.checksums[unit] = digest(data)
-        put(target, pairs.destinations[part], data)
-        moved += data.nbytes
+        for unit, part in chunk:
+            data = pick(source, pairs.sources[part])
+            sums[unit] = digest(data)
+            put(target, pairs.destinations[part], data)
+            moved += data.nbytes

@@ -83,9 +83,16 @@ class TcpTransport:
         return peer
 
     def write(
-        self, peer: Peer, pairs: BlockPairs, deadline_s: float, tag: int, layers: range | None = None
+        self,
+        peer: Peer,
+        pairs: BlockPairs,
+        deadline_s: float,
+        tag: int,
+        layers: range | None = None,
+        after: int | None = None,
     ) -> Transfer:
         """Stream my blocks to the peer's."""
+        assert after is None  # host memory has no events
         assert isinstance(peer, TcpPeer)
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)

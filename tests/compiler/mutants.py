@@ -301,7 +301,7 @@ def _types(spec: Data, site: Site) -> Iterator[Change]:
 
 def _transports(spec: Data, site: Site) -> Iterator[Change]:
     if "prefill" in spec["components"]:
-        for transport in ("shm", "tcp", "nixl", "mooncake", "ucx", "mpi", "lmcache", "rdma"):
+        for transport in ("shm", "tcp", "nvlink", "nixl", "mooncake", "ucx", "mpi", "lmcache", "rdma"):
             pair = {"from": "prefill", "to": "decode", "transport": transport}
             yield "transport", transport, spec | {"edges": ["frontend -> router -> prefill", pair]}, site
 

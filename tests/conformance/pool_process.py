@@ -14,28 +14,82 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, require_devices, runtime
+from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
-from dynamoc.runtime.kv.transfer.pairs import BlockPairs
-from dynamoc.runtime.transports.protocol import Peer, TransportError
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
+from dynamoc.runtime.transports.nvlink import NvlinkTransport
+from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.registry import make_transport
 
 KEY = b"the key of this run"
+TestedPool = HostPool | DevicePool
 
 
 def layout_of(block_bytes: int, layers: int = 1) -> KvLayout:
+    if block_bytes % (32 * layers):
+        return KvLayout(1, heads=1, head_dim=block_bytes, block_size=1, dtype="uint8", item_bytes=1, parts=1)
     return KvLayout(layers, heads=1, head_dim=block_bytes // 32 // layers, block_size=16, dtype="uint8", item_bytes=1)
 
 
-def fill(pool: HostPool, seed: int) -> None:
+def missing(transport: str) -> str:
+    """Why this machine cannot run a transport; empty if it can."""
+    if transport != "nvlink":
+        return ""
+    try:
+        return "" if require_devices() else "this process sees no GPU"
+    except DeviceError as error:
+        return str(error)
+
+
+def make_pool(transport: str, layout: KvLayout, blocks: int, device: int) -> TestedPool:
+    return DevicePool(layout, blocks, device) if transport == "nvlink" else HostPool(layout, blocks)
+
+
+def make_slow(transport: str) -> Transport:
+    """The transport; one that would be done before a test could disturb it gets a small share of the device."""
+    return NvlinkTransport(KEY, ctas=1) if transport == "nvlink" else make_transport(transport, KEY)
+
+
+def read(pool: TestedPool) -> np.ndarray:
+    """A copy of the blocks, one a row."""
+    if isinstance(pool, HostPool):
+        data = np.frombuffer(pool.data, np.uint8).copy()
+    else:
+        data = np.empty(pool.data_bytes, np.uint8)
+        with on_device(pool.device, "read"):
+            runtime.memcpy(data.ctypes.data, pool.address, data.size, 2)
+    return data.reshape(pool.blocks, pool.layout.block_bytes)
+
+
+def write(pool: TestedPool, blocks: np.ndarray) -> None:
+    """Make these rows the blocks."""
+    if isinstance(pool, HostPool):
+        np.frombuffer(pool.data, np.uint8).reshape(blocks.shape)[:] = blocks
+    else:
+        with on_device(pool.device, "write"):
+            runtime.memcpy(pool.address, blocks.ctypes.data, blocks.size, 1)
+
+
+def fill(pool: TestedPool, seed: int) -> None:
     """Random bytes, no two blocks alike."""
-    blocks = np.frombuffer(pool.data, np.uint8).reshape(pool.blocks, pool.layout.block_bytes)
+    blocks = np.empty((pool.blocks, pool.layout.block_bytes), np.uint8)
     blocks[:] = np.random.default_rng(seed).integers(0, 256, pool.layout.block_bytes, np.uint8)
     blocks[:, :4] = np.arange(pool.blocks, dtype=np.uint32).view(np.uint8).reshape(-1, 4)
+    write(pool, blocks)
 
 
-def digests(pool: HostPool, blocks: Sequence[int]) -> list[int]:
-    return [xxhash.xxh3_64_intdigest(pool.block(block)) for block in blocks]
+def flip(pool: TestedPool, block: int, offset: int) -> None:
+    """Change one bit."""
+    blocks = read(pool)
+    blocks[block, offset] ^= 0x10
+    write(pool, blocks)
+
+
+def digests(pool: TestedPool, blocks: Sequence[int] | Indices) -> list[int]:
+    rows = read(pool)
+    return [xxhash.xxh3_64_intdigest(rows[block]) for block in blocks]
 
 
 class PoolProcess:
@@ -78,9 +132,10 @@ class PoolProcess:
 
 class _End:
     def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int, layers: int) -> None:
-        self.pool = HostPool(layout_of(block_bytes, layers), blocks)
+        device = require_devices() - 1 if transport == "nvlink" else 0
+        self.pool = make_pool(transport, layout_of(block_bytes, layers), blocks, device)
         fill(self.pool, seed)
-        self.transport = make_transport(transport, KEY)
+        self.transport = make_slow(transport)
         self.transport.register(self.pool)
         self.peer: Peer | None = None
 
@@ -95,9 +150,6 @@ class _End:
 
     async def digests(self, blocks: list[int]) -> list[int]:
         return digests(self.pool, blocks)
-
-    async def flip(self, block: int) -> None:
-        self.pool.block(block)[0] ^= 1
 
     async def connect(self, metadata: str) -> str:
         try:

@@ -10,19 +10,19 @@ from typing import Annotated, Literal
 
 import msgspec
 import torch
-from torch import Tensor
 
 from dynamoc.runtime.engines.arguments import read_arguments
 from dynamoc.runtime.engines.native.attention.sdpa import SdpaAttention
 from dynamoc.runtime.engines.native.batch import build_batch
 from dynamoc.runtime.engines.native.linear import MakeLinear, PackedLinear, PlainLinear, packing_available
+from dynamoc.runtime.engines.native.memory import KvMemory
 from dynamoc.runtime.engines.native.models.config import ModelConfig, UnsupportedModelError, read_config
 from dynamoc.runtime.engines.native.models.llama import Llama, build_llama, expected_tensors, optional_tensors
 from dynamoc.runtime.engines.native.sampler import sample
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
 from dynamoc.runtime.engines.native.weights import Weights
 from dynamoc.runtime.kv.layout import KvLayout
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.manifest import WorkerSettings
 from dynamoc.runtime.plane.messages import Sampling
 
@@ -44,7 +44,7 @@ class NativeArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TorchRunner:
-    """Runs one model on this process's CPU cores."""
+    """Runs one model on this process's CPU cores, or on its first GPU."""
 
     def __init__(self, settings: WorkerSettings, model_folder: Path) -> None:
         _check_settings(settings)
@@ -52,27 +52,26 @@ class TorchRunner:
         self.folder = model_folder
         self.config: ModelConfig = read_config(model_folder, settings.context_length)
         self.eos_token_ids = self.config.eos_token_ids
+        self.device = torch.device(settings.device, 0 if settings.device == "cuda" else None)
         self.arguments = read_arguments("native", settings.args, NativeArguments)
-        self.dtype = _compute_dtype(self.arguments, settings.dtype)
+        self.dtype = _compute_dtype(self.arguments, settings.dtype, self.device)
         self._layout = _layout(self.config, settings)
         self.model: Llama | None = None
         self._attention: SdpaAttention | None = None
-        self._pool: HostPool | None = None
+        self._memory: KvMemory | None = None
 
     def load(self, progress: Callable[[float, str], None]) -> None:
         """Read the weights, map the pool, run one step of each kind."""
         _set_threads(self.arguments.threads)
-        weights = Weights(self.folder, expected_tensors(self.config), optional_tensors(self.config))
-        make = _linear_maker(self.dtype)
+        weights = Weights(self.folder, expected_tensors(self.config), optional_tensors(self.config), self.device)
+        make = _linear_maker(self.dtype, self.device)
         positions = self.settings.context_length
         with torch.inference_mode():
             self.model = build_llama(
                 self.config, weights, self.dtype, positions, make, lambda done: progress(0.8 * done, "weights")
             )
-        self._pool = HostPool(self._layout, self.settings.kv.blocks)
-        self._attention = SdpaAttention(
-            _as_tensor(self._pool, DTYPES[self._layout.dtype]), self._layout, self.config.heads, self.dtype
-        )
+        self._memory = KvMemory(self._layout, self.settings.kv.blocks, DTYPES[self._layout.dtype], self.device)
+        self._attention = SdpaAttention(self._memory.tensor, self._layout, self.config.heads, self.dtype)
         progress(0.9, "warm-up")
         self._warm_up()
         progress(1.0, "ready")
@@ -81,10 +80,10 @@ class TorchRunner:
         """Shape of the pool."""
         return self._layout
 
-    def pool(self) -> HostPool:
+    def pool(self) -> Pool:
         """The pool; after `load`."""
-        assert self._pool is not None, "load() comes first"
-        return self._pool
+        assert self._memory is not None, "load() comes first"
+        return self._memory.pool
 
     def execute(self, step: Step) -> list[Sampled]:
         """One forward pass over all chunks; only the sampled rows meet the LM head."""
@@ -93,17 +92,20 @@ class TorchRunner:
         with torch.inference_mode():
             batch = build_batch(step, self._layout.block_size)
             self._attention.plan(batch)
-            hidden = self.model.hidden(batch.tokens, batch.positions, self._attention)
+            device = self.device
+            hidden = self.model.hidden(batch.tokens.to(device), batch.positions.to(device), self._attention)
             if not batch.sampled:
                 return []
-            return sample(self.model.logits(hidden.index_select(0, batch.sampled_rows)), batch.sampled)
+            logits = self.model.logits(hidden.index_select(0, batch.sampled_rows.to(device)))
+            # Tokens are drawn on the host; waiting for them also means that all KV before them is in the pool.
+            return sample(logits.cpu(), batch.sampled)
 
     def close(self) -> None:
         """Let go of weights and pool. Idempotent."""
         self.model = self._attention = None
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     def _warm_up(self) -> None:
         """A prefill and a decode in block 0, so that the first request does not pay for first-time set-up."""
@@ -116,24 +118,27 @@ class TorchRunner:
         sequence = Sequence(0, [0] * (tokens + 1), tokens, Sampling(max_tokens=1, temperature=0.0), blocks=blocks)
         self.execute(Step((Chunk(sequence, 0, tokens, sample=True),)))
         self.execute(Step((Chunk(sequence, tokens, 1, sample=True),)))
-        self.pool().data[: len(blocks) * self._layout.block_bytes] = bytes(len(blocks) * self._layout.block_bytes)
+        assert self._memory is not None
+        self._memory.tensor[: len(blocks) * self._layout.block_bytes // self._layout.item_bytes].zero_()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def _check_settings(settings: WorkerSettings) -> None:
-    if settings.device != "cpu":
-        raise UnsupportedModelError(f"device `{settings.device}` is not supported by this runner; only `cpu` is")
+    if settings.device not in ("cpu", "cuda"):
+        raise UnsupportedModelError(f"device `{settings.device}` is not supported by this runner; `cpu` and `cuda` are")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedModelError("device `cuda` was asked for, but this process sees no GPU that torch can use")
     for what, dtype in (("dtype", settings.dtype), ("kv dtype", settings.kv.dtype)):
         if dtype not in DTYPES:
-            raise UnsupportedModelError(
-                f"{what} `{dtype}` is not supported on a CPU; supported are {', '.join(DTYPES)}"
-            )
+            raise UnsupportedModelError(f"{what} `{dtype}` is not supported; supported are {', '.join(DTYPES)}")
 
 
-def _compute_dtype(arguments: NativeArguments, declared: str) -> torch.dtype:
+def _compute_dtype(arguments: NativeArguments, declared: str, device: torch.device) -> torch.dtype:
     if arguments.compute_dtype != "auto":
         return DTYPES[arguments.compute_dtype]
     dtype = DTYPES[declared]
-    if dtype.itemsize == 2 and not _computes_natively(dtype):
+    if device.type == "cpu" and dtype.itemsize == 2 and not _computes_natively(dtype):
         log.info("this processor has no %s instructions: computing in float32", declared)
         return torch.float32
     return dtype
@@ -148,7 +153,9 @@ def _computes_natively(dtype: torch.dtype) -> bool:
     return bool(native())
 
 
-def _linear_maker(dtype: torch.dtype) -> MakeLinear:
+def _linear_maker(dtype: torch.dtype, device: torch.device) -> MakeLinear:
+    if device.type != "cpu":
+        return PlainLinear
     if packing_available() and (dtype is torch.float32 or _computes_natively(dtype)):
         return PackedLinear
     log.info("weights are not packed: torch has no oneDNN kernels for %s here", dtype)
@@ -166,8 +173,3 @@ def _layout(config: ModelConfig, settings: WorkerSettings) -> KvLayout:
     kv = settings.kv
     item_bytes = DTYPES[kv.dtype].itemsize
     return KvLayout(config.layers, config.kv_heads, config.head_dim, kv.block_size, kv.dtype, item_bytes)
-
-
-def _as_tensor(pool: HostPool, dtype: torch.dtype) -> Tensor:
-    """The pool's bytes as one flat tensor; nothing is copied."""
-    return torch.frombuffer(pool.data, dtype=dtype)

@@ -16,6 +16,7 @@ Shape = tuple[int, ...]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32", "F16", "BF16"}
 SHOWN = 8
+CPU = torch.device("cpu")
 
 
 class WeightsError(ValueError):
@@ -38,7 +39,14 @@ class _File(Protocol):
 class Weights:
     """The tensors of a folder by name, read when asked for."""
 
-    def __init__(self, folder: Path, expected: Mapping[str, Shape], optional: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        expected: Mapping[str, Shape],
+        optional: frozenset[str] = frozenset(),
+        device: torch.device = CPU,
+    ) -> None:
+        self.device = device
         self._where: dict[str, _File] = {}
         for path in _files(folder):
             file = _open(path)
@@ -46,8 +54,8 @@ class Weights:
         _check(folder, expected, optional, self._where)
 
     def take(self, name: str, dtype: torch.dtype | None) -> Tensor:
-        """One tensor, converted to `dtype` or as it is stored."""
-        tensor: Tensor = self._where[name].get_tensor(name)
+        """One tensor on the device, converted to `dtype` or as it is stored."""
+        tensor = self._where[name].get_tensor(name).to(self.device)
         return tensor if dtype is None else tensor.to(dtype)
 
     def stack(self, names: list[str], dtype: torch.dtype) -> Tensor:

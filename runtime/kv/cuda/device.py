@@ -35,6 +35,13 @@ def require_devices() -> int:
     return count
 
 
+def bus_address(device: int) -> str:
+    """Where a GPU sits on this host, whatever number a process knows it by."""
+    with checked(f"find GPU {device}"):
+        found: str = runtime.deviceGetPCIBusId(device)
+    return found
+
+
 @contextlib.contextmanager
 def checked(what: str) -> Iterator[None]:
     """Name what failed."""

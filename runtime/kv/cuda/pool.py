@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
+
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.device import checked, on_device, require_devices, runtime
 from dynamoc.runtime.kv.layout import KvLayout
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import NONCE_BYTES, HostPool
 
 GRAIN_BYTES = 2 << 20
 """Smaller requests share an allocation, and an IPC handle would name all of it."""
+PROOF_BYTES = 64 << 10
+"""Behind the blocks: the pool's nonce, then room in which peers try whether they reach it."""
+_TO_DEVICE, _TO_HOST = 1, 2
 _PORTABLE_AND_MAPPED = 3
 
 
@@ -22,8 +27,12 @@ class DevicePool:
         self.blocks = blocks
         self.device = device
         self.data_bytes = layout.block_bytes * blocks
+        self.nonce = secrets.token_bytes(NONCE_BYTES)
         with on_device(device, f"allocate {self.data_bytes} B on GPU {device}"):
-            self.address: int = runtime.malloc(-(-self.data_bytes // GRAIN_BYTES) * GRAIN_BYTES)
+            self.address: int = runtime.malloc(-(-(self.data_bytes + PROOF_BYTES) // GRAIN_BYTES) * GRAIN_BYTES)
+            runtime.memset(self.address, 0, self.data_bytes + PROOF_BYTES)
+            nonce = np.frombuffer(self.nonce, np.uint8)
+            runtime.memcpy(self.address + self.data_bytes, nonce.ctypes.data, NONCE_BYTES, _TO_DEVICE)
 
     def handle(self) -> bytes:
         """What a process of the same host needs to map the pool."""
@@ -45,6 +54,13 @@ class MappedPool:
         self.device = device
         with on_device(device, f"map a peer's pool on GPU {device}"):
             self.address: int = runtime.ipcOpenMemHandle(handle)
+
+    def nonce(self, data_bytes: int) -> bytes:
+        """That of the pool, read from behind its `data_bytes` bytes of blocks."""
+        found = np.empty(NONCE_BYTES, np.uint8)
+        with on_device(self.device, "read the nonce of a peer's pool"):
+            runtime.memcpy(found.ctypes.data, self.address + data_bytes, NONCE_BYTES, _TO_HOST)
+        return found.tobytes()
 
     def close(self) -> None:
         """Take the mapping back. Nothing may be writing through it."""

@@ -16,17 +16,19 @@ from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.kv.transfer.rows import Rows, pick
 
 UNIT_BYTES = 512 * 1024
+LONG_ROW_BYTES = 64 * 1024
+"""A row from which on Python between one row and the next does not matter."""
 Table = NDArray[np.uint64]
 
 
 class Checksum(StrEnum):
     """The named definitions.
 
-    `XXH3`: one xxh3-64 for every unit: as many consecutive pairs as fit `UNIT_BYTES`, at least one.
+    `XXH3`: one xxh3-64 for every unit: one pair of `LONG_ROW_BYTES` or more, else all that fit `UNIT_BYTES`.
     `SUMS`: for every pair, the two sums of `sums.py`; a kernel takes them on the way, and they add up over any cut.
     """
 
-    XXH3 = "xxh3-64/512KiB"
+    XXH3 = "xxh3-64"
     SUMS = "sums-2x64"
 
 
@@ -38,7 +40,7 @@ def units_of(count: int, row_bytes: int) -> Iterator[slice]:
 
 def unit_rows(row_bytes: int) -> int:
     """How many pairs share one checksum."""
-    return max(1, UNIT_BYTES // row_bytes)
+    return 1 if row_bytes >= LONG_ROW_BYTES else UNIT_BYTES // row_bytes
 
 
 def digest(data: Rows) -> int:

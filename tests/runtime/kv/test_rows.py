@@ -53,7 +53,10 @@ def test_only_one_run_of_bytes_is_in_place() -> None:
     assert in_place(part, indices_of([2])) is not None
 
 
-@pytest.mark.parametrize(("count", "row_bytes", "units"), [(0, 64, 0), (1, 64, 1), (8193, 64, 2), (3, 1 << 20, 3)])
+@pytest.mark.parametrize(
+    ("count", "row_bytes", "units"),
+    [(0, 64, 0), (1, 64, 1), (8193, 64, 2), (3, 1 << 20, 3), (3, 65536, 3), (40, 65528, 5)],
+)
 def test_units_cover_all_pairs_once(count: int, row_bytes: int, units: int) -> None:
     found = list(units_of(count, row_bytes))
 

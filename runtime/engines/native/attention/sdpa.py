@@ -1,4 +1,4 @@
-"""Attention with torch's own kernels: gather the blocks, then attend. For CPUs, and the reference for other kernels."""
+"""Attention with torch's own kernels: gather the blocks, then attend. For any device; the reference for others."""
 
 from __future__ import annotations
 
@@ -56,17 +56,18 @@ class SdpaAttention:
         self.layout = layout
         self.heads = heads
         self.dtype = dtype
+        self.device = pool.device
         self.layer_pages, self.layer_rows = _views(pool, layout)
         self.store_index = torch.empty(0, dtype=torch.int64)
         self.groups: list[DecodeGroup] = []
         self.prefills: list[Prefill] = []
 
     def plan(self, batch: Batch) -> None:
-        """Indices are those of layer 0; each layer applies them to its own view of the pool."""
+        """Indices are those of layer 0, made on the host; each layer applies them to its own view of the pool."""
         layout = self.layout
         pages = self._pages(batch.slots // layout.block_size)
         rows = pages * layout.block_size + (batch.slots % layout.block_size).unsqueeze(1)
-        self.store_index = rows.flatten()
+        self.store_index = rows.flatten().to(self.device)
         self.groups = [self._group(group) for group in _groups(batch.decodes)]
         self.prefills = [self._prefill(span) for span in batch.prefills]
 
@@ -88,7 +89,7 @@ class SdpaAttention:
         keys, values = self._gather(layer, group.index, rows)
         query = qkv[group.start : group.end, : self.heads].reshape(rows, layout.heads, -1, layout.head_dim)
         out = scaled_dot_product_attention(query, keys, values, attn_mask=group.mask)
-        return out.view(rows, self.heads, layout.head_dim)
+        return out.reshape(rows, self.heads, layout.head_dim)
 
     def _attend(self, prefill: Prefill, layer: int, qkv: Tensor, out: Tensor) -> None:
         """Query heads of a KV head are the batch's second dimension here, its keys are shared without a copy."""
@@ -122,10 +123,12 @@ class SdpaAttention:
         lengths = torch.tensor([span.length for span in spans])
         hidden = torch.arange(longest * layout.block_size) >= lengths.unsqueeze(1)
         mask = torch.zeros(hidden.shape, dtype=self.dtype).masked_fill_(hidden, -torch.inf)
-        return DecodeGroup(spans[0].row, spans[-1].row + 1, index.flatten(), mask[:, None, None])
+        return DecodeGroup(
+            spans[0].row, spans[-1].row + 1, index.flatten().to(self.device), mask[:, None, None].to(self.device)
+        )
 
     def _prefill(self, span: Span) -> Prefill:
-        index = self._pages(torch.tensor(span.blocks)).permute(1, 0).flatten()
+        index = self._pages(torch.tensor(span.blocks)).permute(1, 0).flatten().to(self.device)
         return Prefill(index, [self._tile(span, first) for first in range(0, span.count, TILE)])
 
     def _tile(self, span: Span, first: int) -> Tile:
@@ -133,7 +136,7 @@ class SdpaAttention:
         keys = span.start + end
         hidden = torch.ones(end - first, keys, dtype=torch.bool).triu_(span.start + first + 1)
         mask = torch.zeros(hidden.shape, dtype=self.dtype).masked_fill_(hidden, -torch.inf)
-        return Tile(span.row + first, span.row + end, keys, mask)
+        return Tile(span.row + first, span.row + end, keys, mask.to(self.device))
 
 
 def _views(pool: Tensor, layout: KvLayout) -> tuple[list[Tensor], list[Tensor]]:

@@ -117,7 +117,7 @@ def build_llama(
         progress((index + 1) / (config.layers + 1))
     head = make(weights.take(EMBEDDING if config.tied else HEAD, dtype), None)
     embedding = weights.take(EMBEDDING, None)
-    rotary = Rotary(config.rope, config.head_dim, positions, dtype)
+    rotary = Rotary(config.rope, config.head_dim, positions, dtype, weights.device)
     progress(1.0)
     return Llama(config, embedding, layers, weights.take(FINAL_NORM, dtype), head, rotary)
 

@@ -13,12 +13,12 @@ from dynamoc.runtime.engines.native.models.config import Rope
 class Rotary:
     """Cosines and signed sines of every position, `[positions, 1, head_dim]`, computed in float32."""
 
-    def __init__(self, rope: Rope, head_dim: int, positions: int, dtype: torch.dtype) -> None:
+    def __init__(self, rope: Rope, head_dim: int, positions: int, dtype: torch.dtype, device: torch.device) -> None:
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies(rope, head_dim))
         cosine, sine = angles.cos(), angles.sin()
         self.half = head_dim // 2
-        self.cosine = torch.cat((cosine, cosine), -1).to(dtype).unsqueeze(1)
-        self.sine = torch.cat((-sine, sine), -1).to(dtype).unsqueeze(1)
+        self.cosine = torch.cat((cosine, cosine), -1).to(device, dtype).unsqueeze(1)
+        self.sine = torch.cat((-sine, sine), -1).to(device, dtype).unsqueeze(1)
 
     def rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The table rows of a step's tokens, looked up once and used by every layer."""

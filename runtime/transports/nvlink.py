@@ -1,0 +1,190 @@
+"""NVLink: a kernel stores blocks straight from this GPU into the peer's pool on another one. Same host only.
+
+The pool is plain device memory, mapped here by its CUDA IPC handle; the nonce behind its blocks proves that it is
+still the pool that was offered. As with any mapping, only the writer's word or its end makes blocks of an aborted
+write safe. Each pair is summed by the kernel that copies it, and by the receiver over its own memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Runs
+from dynamoc.runtime.kv.cuda.device import DeviceError, bus_address
+from dynamoc.runtime.kv.cuda.pool import DevicePool
+from dynamoc.runtime.kv.layout import Span
+from dynamoc.runtime.kv.pool import Pool
+from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
+from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
+from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer, Offer
+from dynamoc.runtime.transports.nvlink_probe import probe
+from dynamoc.runtime.transports.nvlink_push import Push
+from dynamoc.runtime.transports.process import check_same_host, has_ended, this_process
+from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
+from dynamoc.runtime.transports.transfer import ThreadedTransfer, check_pairs, check_span
+
+VERIFY_LIMIT_S = 10.0
+T = TypeVar("T")
+
+
+class NvlinkTransport:
+    """One thread starts all work of this end and waits for it; the device does what was started in order."""
+
+    name = "nvlink"
+    checksum = Checksum.SUMS
+
+    def __init__(self, key: bytes, ctas: int = CTAS) -> None:
+        del key  # the handle stands for it: it crosses the plane, which has proved the key
+        self._ctas = ctas
+        self._pool: DevicePool | None = None
+        self._copier: Copier | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-push")
+        self._peers: list[NvlinkPeer] = []
+        self._transfers: set[ThreadedTransfer] = set()
+
+    def register(self, pool: Pool) -> None:
+        """Make `pool` the source of writes and the memory peers may map."""
+        if not isinstance(pool, DevicePool):
+            raise TransportError("nvlink moves memory of GPUs, and this pool is memory of the host")
+        self._pool = pool
+
+    async def start(self, host: str, port: int) -> int | None:
+        """Nothing listens: peers map the pool. Makes ready what verifies it."""
+        del host, port
+        await self._ready()
+        return None
+
+    def metadata(self) -> bytes:
+        """Where peers find the pool."""
+        pool = self._registered()
+        try:
+            offer = Offer(
+                this_process(),
+                pool.handle(),
+                bus_address(pool.device),
+                pool.nonce,
+                pool.blocks,
+                pool.layout.block_bytes,
+            )
+        except DeviceError as error:
+            raise TransportError(str(error)) from error
+        return msgspec.msgpack.encode(offer)
+
+    async def connect(self, metadata: bytes, deadline_s: float) -> Peer:
+        """Try the way in a child process, which may hang; then map the pool here."""
+        try:
+            offer = msgspec.msgpack.decode(metadata, type=Offer)
+        except msgspec.MsgspecError as error:
+            raise TransportError(f"these are not nvlink metadata: {error}") from error
+        check_same_host(offer.process, self.name)
+        pool = self._registered()
+        if offer.block_bytes != pool.layout.block_bytes:
+            raise TransportError(f"the peer's blocks have {offer.block_bytes} bytes, mine {pool.layout.block_bytes}")
+        if has_ended(offer.process.encode()):
+            raise TransportError(f"the pool of process {offer.process.pid} cannot be mapped: the process has ended")
+        await probe(offer, pool.device, deadline_s)
+        await self._ready()
+        try:
+            peer = await self._run(functools.partial(NvlinkPeer, offer, pool.device, self._executor))
+        except (OSError, DeviceError) as error:
+            raise TransportError(f"the pool of process {offer.process.pid} cannot be mapped: {error}") from error
+        self._peers = [known for known in self._peers if not known.closed] + [peer]
+        return peer
+
+    def write(
+        self,
+        peer: Peer,
+        pairs: BlockPairs,
+        deadline_s: float,
+        tag: int,
+        layers: range | None = None,
+        after: int | None = None,
+    ) -> Transfer:
+        """Push my blocks into the peer's."""
+        del tag
+        assert isinstance(peer, NvlinkPeer)
+        assert self._copier is not None  # there is no peer before
+        pool = self._registered()
+        check_pairs(pairs, pool.blocks, peer.blocks)
+        span = check_span(pool.layout, layers)
+        transfer = ThreadedTransfer(pairs, np.zeros((len(pairs), 2), np.uint64), deadline_s)
+        push = Push(transfer, self._copier, pool, peer, span, after)
+        self._transfers.add(transfer)
+        transfer.run(self._executor, [push] if len(pairs) else [])
+        transfer.on_settled(lambda: self._transfers.discard(transfer))
+        return transfer
+
+    def expect(self, tag: int, blocks: Sequence[int]) -> None:
+        """Nothing to prepare: a peer that mapped the pool can write."""
+
+    async def revoke(self, tag: int) -> bool:
+        """A mapping cannot be taken back: the writer must say that it stopped."""
+        del tag
+        return False
+
+    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
+        """Sum what arrived, on the device."""
+        pool = self._registered()
+        span = check_span(pool.layout, layers)
+        if len(checksums) != 16 * blocks.size:
+            return blocks
+        await self._ready()
+        try:
+            sums = await self._run(functools.partial(self._sum, pool, blocks, span))
+        except DeviceError as error:
+            raise TransportError(str(error)) from error
+        wrong = (sums != np.frombuffer(checksums, "<u8").reshape(-1, 2)).any(axis=1)
+        return blocks[np.flatnonzero(wrong)]
+
+    def writer(self) -> bytes:
+        """This process, so that a peer can see when it has ended."""
+        return this_process().encode()
+
+    def writer_gone(self, writer: bytes) -> bool:
+        """Whether that process has ended; the driver ends its work and its mappings with it."""
+        return has_ended(writer)
+
+    async def close(self) -> None:
+        """Cancel what runs, wait until the device writes nothing any more, take all mappings back."""
+        running = list(self._transfers)
+        for transfer in running:
+            transfer.cancel()
+        await asyncio.gather(*(transfer.wait() for transfer in running))
+        for peer in self._peers:
+            peer.close()
+        copier, self._copier = self._copier, None
+        if copier is not None:
+            await self._run(copier.close)
+        await asyncio.to_thread(self._executor.shutdown)
+
+    async def _ready(self) -> None:
+        """Compile the kernels and allocate what they need, once."""
+        if self._copier is None:
+            make = functools.partial(Copier, self._registered().device, self._ctas)
+            try:
+                self._copier = await self._run(make)
+            except DeviceError as error:
+                raise TransportError(str(error)) from error
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def _sum(self, pool: DevicePool, blocks: Indices, span: Span) -> Table:
+        assert self._copier is not None
+        runs = Runs(pool.address + span.start, pool.layout.block_bytes, blocks.astype(np.uint64))
+        summed = self._copier.sum(runs, span.size, deadline_s=VERIFY_LIMIT_S)
+        summed.wait(VERIFY_LIMIT_S)
+        assert summed.sums is not None
+        return summed.sums
+
+    def _registered(self) -> DevicePool:
+        if self._pool is None:
+            raise TransportError("no pool is registered")
+        return self._pool

@@ -1,0 +1,53 @@
+"""The mapped pool of a peer, and what it was offered as."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+import msgspec
+
+from dynamoc.runtime.kv.cuda.pool import MappedPool
+from dynamoc.runtime.transports.process import Process, Watched
+from dynamoc.runtime.transports.protocol import TransportError
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True):
+    """What a writer needs to map a pool. `bus` is the owner's GPU on this host."""
+
+    process: Process
+    handle: bytes
+    bus: str
+    nonce: bytes
+    blocks: int
+    block_bytes: int
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all blocks."""
+        return self.blocks * self.block_bytes
+
+
+def map_offered(offer: Offer, device: int) -> MappedPool:
+    """The pool, reachable from `device`; DeviceError, or TransportError if it is not the one that was offered."""
+    mapped = MappedPool(offer.handle, device)
+    if mapped.nonce(offer.data_bytes) != offer.nonce:
+        mapped.close()
+        raise TransportError(f"process {offer.process.pid} holds another pool than the offered one")
+    return mapped
+
+
+class NvlinkPeer(Watched):
+    """A pool that this process writes to. All work with it, and its end, pass through one thread."""
+
+    def __init__(self, offer: Offer, device: int, executor: Executor) -> None:
+        super().__init__(offer.process)
+        self.blocks = offer.blocks
+        self._executor = executor
+        self._mapped = map_offered(offer, device)
+        self.address = self._mapped.address
+
+    def close(self) -> None:
+        """Stop writing at the next check, then take the mapping back."""
+        if not self.closed:
+            self.closed = True
+            self._executor.submit(self._mapped.close)

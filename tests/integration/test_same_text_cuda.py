@@ -1,0 +1,115 @@
+"""On two GPUs joined by NVLink: prefill on one and decode on the other give the text of one GPU alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+from pipelines import Pipeline, serving, streams
+
+from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
+
+GPUS = 2
+SPEC = """\
+dynamoc: 1
+name: same-text-cuda
+model: {{ref: random, path: {model}}}
+defaults: {{device: cuda, dtype: float32, context_length: 1024, kv_blocks: 512, max_batched_tokens: 1024}}
+components:
+  frontend: {{role: frontend, port: 8000}}
+  router: {{role: router}}
+"""
+AGGREGATED = """\
+  worker: {role: aggregated}
+edges: [frontend -> router -> worker]
+"""
+DISAGGREGATED = """\
+  prefill: {role: prefill}
+  decode: {role: decode}
+edges: [frontend -> router -> prefill, {from: prefill, to: decode, transport: nvlink}]
+"""
+WORDS = [f"w{number}" for number in range(500)]
+
+
+def why_not() -> str:
+    try:
+        seen = require_devices()
+    except DeviceError as error:
+        return str(error)
+    return "" if seen >= GPUS else f"this process sees {seen} GPUs, not {GPUS}"
+
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "there are GPUs"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small geometry, and a tokenizer of as many words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    geometry = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **geometry)).save_pretrained(folder)
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(folder / "tokenizer.json"))
+    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return folder
+
+
+def texts(pipeline: Pipeline) -> list[str]:
+    words = random.Random(3)
+    prompts = [" ".join(words.choices(WORDS, k=40 * n)) for n in range(1, 13)]
+    bodies = [
+        {
+            "model": "random",
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 40,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        for prompt in prompts
+    ]
+    answers = asyncio.run(streams(pipeline.url, bodies))
+    assert not [answer.error for answer in answers if answer.error]
+    assert all(answer.text for answer in answers)
+    return [answer.text for answer in answers]
+
+
+def test_prefill_on_one_gpu_and_decode_on_another_give_the_same_text(model: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("aggregated", "disaggregated")]
+    for folder in folders:
+        folder.mkdir()
+    with serving(SPEC.format(model=model) + AGGREGATED, folders[0]) as pipeline:
+        expected = texts(pipeline)
+    with serving(SPEC.format(model=model) + DISAGGREGATED, folders[1]) as pipeline:
+        assert texts(pipeline) == expected
+        assert texts(pipeline) == expected, "the second time, prefixes are cached"
+
+        moved = pipeline.metric("prefill-0", "dynamoc_kv_transfer_blocks_total", transport="nvlink")
+        assert moved > 0
+        assert pipeline.metric("decode-0", "dynamoc_kv_received_blocks_total", transport="nvlink") == moved
+        assert pipeline.metric("decode-0", "dynamoc_kv_checksum_failures_total") == 0
+        assert pipeline.metric("decode-0", "dynamoc_kv_local_prefills_total", reason="lost") == 0
