@@ -20,14 +20,17 @@ class NodeGroup:
 
 
 def node_groups(plan: Plan) -> tuple[NodeGroup, ...]:
-    """In the order of their first nodes; one group where all nodes are alike."""
+    """One where all nodes are alike; else those of which most is asked come first.
+
+    Slurm gives a job's components their nodes in order: one that suits every node must not take those of another.
+    """
     kinds: dict[tuple[int, str | None, int, int], list[int]] = {}
     for index, node in enumerate(plan.cluster.nodes[: plan.nodes]):
         kinds.setdefault((node.gpus, node.gpu_kind, node.cpus, node.memory_bytes), []).append(index)
     processes: dict[int, list[Process]] = {index: [] for index in range(plan.nodes)}
     for process in plan.processes:
         processes[process.node].append(process)
-    return tuple(
+    groups = [
         NodeGroup(
             kind=plan.cluster.nodes[nodes[0]],
             nodes=tuple(nodes),
@@ -35,7 +38,8 @@ def node_groups(plan: Plan) -> tuple[NodeGroup, ...]:
             cores=max(sum(map(_cores, processes[node])) for node in nodes),
         )
         for nodes in kinds.values()
-    )
+    ]
+    return tuple(sorted(groups, key=lambda group: (group.gpus, group.cores), reverse=True))
 
 
 def _cores(process: Process) -> int:

@@ -21,6 +21,8 @@ _UNREACHABLE = re.compile(
 )
 _GONE = re.compile(r"down|drain|fail|unknown|\*", re.IGNORECASE)
 NO_SUCH_JOB = "Invalid job id"
+OF_THE_FIRST = "+0"
+"""Behind the id of a heterogeneous job's first component, which is the id of the job."""
 
 
 class SlurmError(Exception):
@@ -40,6 +42,7 @@ class Job:
     reason: str = ""
     exit_code: str = "0:0"
     nodes: str = ""
+    restarts: int = 0
 
     @property
     def phase(self) -> Phase:
@@ -72,9 +75,10 @@ def submit(folder: Path, words: Sequence[str], keep_open: int) -> str:
 def find(comment: str) -> tuple[str, ...]:
     """Ids of this user's jobs with a comment, as far back as the controller remembers."""
     user = str(os.getuid())
-    lines = _call(["squeue", "--noheader", f"--user={user}", "--states=all", "--format=%A|%k"]).stdout.splitlines()
+    lines = _call(["squeue", "--noheader", f"--user={user}", "--states=all", "--format=%i|%k"]).stdout.splitlines()
     found = (line.strip().partition("|") for line in lines)
-    return tuple(dict.fromkeys(job for job, _, said in found if said == comment))
+    leading = (job.removesuffix(OF_THE_FIRST) for job, _, said in found if said == comment)
+    return tuple(dict.fromkeys(job for job in leading if job.isdecimal()))
 
 
 def look(job: str) -> Job | None:
@@ -85,14 +89,16 @@ def look(job: str) -> Job | None:
         if NO_SUCH_JOB not in str(error):
             raise
         return _from_accounting(job)
-    fields = dict(_FIELD.findall(text))
-    nodes = fields.get("NodeList", "")
+    components = [dict(_FIELD.findall(line)) for line in text.splitlines() if line.strip()]
+    fields = components[0] if components else {}
+    nodes = (component.get("NodeList", "") for component in components)
     return Job(
         id=job,
         state=fields.get("JobState", ""),
         reason="" if fields.get("Reason") == "None" else fields.get("Reason", ""),
         exit_code=fields.get("ExitCode", "0:0"),
-        nodes="" if nodes == "(null)" else nodes,
+        restarts=int(fields.get("Restarts", "0")),
+        nodes=",".join(names for names in nodes if names not in ("", "(null)")),
     )
 
 

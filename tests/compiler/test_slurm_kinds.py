@@ -64,8 +64,8 @@ def test_every_component_says_where_it_runs_and_only_the_first_what_holds_for_al
     names = [{option.partition("=")[0] for option in component} for component in (first, second)]
 
     assert {"partition=batch", "time=1:00:00", "nodes=2", "mem=32G"} <= set(first) & set(second)
-    assert "gres=gpu:h100:3" in first
-    assert "gres=gpu:h200:6" in second
+    assert "gres=gpu:h200:6" in first, "Slurm gives nodes in order: who needs most comes first"
+    assert "gres=gpu:h100:3" in second
     assert names[0] - names[1] == {"export", "job-name", "open-mode", "output", "signal"}
     assert names[1] <= names[0]
 
