@@ -83,6 +83,16 @@ def test_each_engine_counts_its_ranks_in_its_own_way(engine: str, args: dict[str
     assert "D308" in errors(alone(args, "B200", 1, engine, gpus=world - 1))
 
 
+def test_what_is_inside_tp_divides_it_and_what_cuts_experts_multiplies_to_it() -> None:
+    sizes = {"tensor-parallel-size": 8, "decode-context-parallel-size": 3}
+    experts = {"tensor_parallel_size": 8, "moe_expert_parallel_size": 4, "enable_attention_dp": True}
+
+    assert errors(alone(sizes, "H200", 1, "vllm")) == ["D516"]
+    assert errors(alone(sizes | {"decode-context-parallel-size": 2}, "H200", 1, "vllm")) == []
+    assert errors(alone(experts | {"moe_tensor_parallel_size": 4}, "H200", 1, "trtllm")) == ["D515"]
+    assert errors(alone(experts | {"moe_tensor_parallel_size": 2}, "H200", 1, "trtllm")) == []
+
+
 def test_redundant_experts_count() -> None:
     """256 experts do not divide over 48 ranks; with 32 copies they are 288 and do. So do the slots of TensorRT-LLM."""
     slots = {"moe_config": {"load_balancer": {"num_slots": 288}}}
