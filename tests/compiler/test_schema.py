@@ -53,6 +53,7 @@ BEYOND_SCHEMAS = {
     "d113_same_node_mixed",
     "d114_zero_seconds",
     "d115_blocks_and_memory",
+    "d116_cache_on_a_node",
     "d116_kv_field_of_other_policy",
     "d116_revision_of_path",
     "d116_version_of_native",
