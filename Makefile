@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODELS ?= $(HOME)/.cache/dynamoc/models
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -57,7 +57,10 @@ fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 	@nice -n 19 $(BIN)/python tests/fuzz/fuzz_spec.py --keep .fuzz --output benchmarks/results/fuzz.json
 
 slurm-test: $(VENV)/.dev model ## Run compiled jobs on a real Slurm, brought up for the tests; needs root
-	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_target.py tests/integration/test_slurm.py
+	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_target.py tests/integration/test_slurm.py tests/integration/test_slurm_shapes.py
+
+object-test: .swift $(VENV)/.dev ## The object tier against a real S3 server: OpenStack Swift, in a virtual environment of its own
+	@$(BIN)/python -m pytest tests/integration/test_object_store.py
 
 clean: ## Remove what was built here
 	@rm -rf $(VENV) dist build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -71,3 +74,6 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@$(BIN)/python -m pip install --constraint constraints.txt --group test --group lint && touch $@
+
+.swift:
+	@$(PYTHON) -m venv $@ && $@/bin/python -m pip install --quiet 'swift>=2.37' || { rm -rf $@; exit 1; }

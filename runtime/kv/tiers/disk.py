@@ -66,9 +66,12 @@ class Disk:
         """A place, if the budget allows for the write."""
         if not self.ledger.wants(key.name):
             return Skip.PRESENT
-        if not self._endurance.spend(self._format.frame_bytes):
+        if not self._endurance.allows(self._format.frame_bytes):
             return Skip.ENDURANCE
-        return self.ledger.begin(key)
+        entry = self.ledger.begin(key)
+        if isinstance(entry, Entry):
+            self._endurance.spend(self._format.frame_bytes)
+        return entry
 
     def write(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | Skip | None]:
         """Write frames, in as few writes as their places allow."""
@@ -92,7 +95,7 @@ class Disk:
             except OSError as error:
                 log.warning("pages could not be read from %s: %s", self.folder, error)
                 for position in part:
-                    results[position] = Failure("io")
+                    results[position] = Failure("io", lost=True)
         return results
 
     def discard(self, entry: Entry) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 
@@ -34,6 +37,11 @@ class Frames:
         """The bytes of one frame."""
         return self._data[index * self.frame_bytes : (index + 1) * self.frame_bytes]
 
+    def lease(self, index: int) -> tuple[memoryview, weakref.ref[object]]:
+        """The bytes of one frame, and a reference that is dead once nothing can reach them through this view."""
+        owner = (ctypes.c_char * self.frame_bytes).from_buffer(self._map, index * self.frame_bytes)
+        return memoryview(owner).cast("B"), weakref.ref(owner)
+
     def close(self) -> None:
         """Give the memory back once nobody looks at it any more."""
         self._data.release()
@@ -46,16 +54,16 @@ class Frames:
 class Staging:
     """Buffers that copies borrow. One is lent again only when nothing can write to it any more.
 
-    A buffer's memory is exported to whatever reads or writes it. `give_back` proves that nobody does: a copy that was
-    given up but still hangs keeps its buffer `stuck`, out of use, until it lets go.
+    Whatever reads or writes a buffer holds a view of it. A copy that was given up but still hangs keeps its buffer
+    `stuck`, out of use, until it lets go.
     """
 
     def __init__(self, buffers: int, frame_bytes: int) -> None:
         self._frames = Frames(buffers, frame_bytes)
         self._changed = threading.Condition()
         self._free = deque(range(buffers))
-        self._stuck: list[tuple[int, memoryview]] = []
-        self._lent: dict[int, int] = {}
+        self._stuck: list[tuple[int, weakref.ref[object]]] = []
+        self._lent: dict[int, tuple[int, weakref.ref[object]]] = {}
         self.buffers = buffers
         self.high_water = 0
 
@@ -85,8 +93,9 @@ class Staging:
             views = []
             for _ in range(min(wanted, len(self._free))):
                 index = self._free.popleft()
-                views.append(self._frames.view(index))
-                self._lent[id(views[-1])] = index
+                view, lease = self._frames.lease(index)
+                views.append(view)
+                self._lent[id(view)] = index, lease
             self.high_water = max(self.high_water, self.buffers - len(self._free))
             return views
 
@@ -94,7 +103,9 @@ class Staging:
         """The copies through these buffers have completed, whatever came of them."""
         with self._changed:
             for view in views:
-                self._stuck.append((self._lent.pop(id(view)), view))
+                self._stuck.append(self._lent.pop(id(view)))
+                with contextlib.suppress(BufferError):  # a call still has it; the lease dies with that call
+                    view.release()
             self._retry()
             self._changed.notify_all()
 
@@ -104,11 +115,9 @@ class Staging:
 
     def _retry(self) -> None:
         still = []
-        for index, view in self._stuck:
-            try:
-                view.release()
-            except BufferError:
-                still.append((index, view))
-            else:
+        for index, lease in self._stuck:
+            if lease() is None:
                 self._free.append(index)
+            else:
+                still.append((index, lease))
         self._stuck = still

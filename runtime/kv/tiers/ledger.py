@@ -188,7 +188,7 @@ class Ledger:
         """Pages that others stored where this tier can read them."""
         with self._lock:
             for name in names:
-                if name not in self._entries and len(self._entries) < self.capacity:
+                if name not in self._entries and self._has_place():
                     key = PageKey(name, None, 0, 0, None)
                     self._entries[name] = Entry(key, self._take_slot(), State.RESIDENT, adopted=True)
                     self._entries.move_to_end(name, last=False)
@@ -254,7 +254,7 @@ class Ledger:
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _make_room(self, key: PageKey, parent: Entry | None, sketch: FrequencySketch | None) -> Skip | None:
-        if self._free or self._next < self.capacity:
+        if self._has_place():
             return None
         victims: dict[bytes, Entry] = {}
         wanted = max(1, int(self.capacity * MAKE_ROOM))
@@ -276,6 +276,9 @@ class Ledger:
         for victim in victims.values():
             self._remove(victim)
         return None
+
+    def _has_place(self) -> bool:
+        return bool(self._free) or self._next < self.capacity
 
     def _take_slot(self) -> int:
         if self._free:

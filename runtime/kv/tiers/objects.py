@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -45,14 +46,12 @@ class Objects:
     name = "G4"
     latency_s = 0.02
 
-    def __init__(
-        self, url: str, size: int | None, format_: PageFormat, request_timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> None:
+    def __init__(self, url: str, size: int | None, format_: PageFormat, request_timeout_s: float | None = None) -> None:
         self.url = url
         self._format = format_
         self._folder = format_.digest.hex()
         self._run: Run = (format_.heads.first, format_.heads.count)
-        self._store = _open(url, request_timeout_s)
+        self._store = open_store(url, REQUEST_TIMEOUT_S if request_timeout_s is None else request_timeout_s)
         self._breaker = Breaker()
         self._others: dict[bytes, set[Run]] = {}
         """Pages that only ranks with other heads stored."""
@@ -136,10 +135,10 @@ class Objects:
                 self._fetch_into(self._path(key.name, self._run), frame)
         except FileNotFoundError:
             self._breaker.succeeded()
-            return Failure("missing")
+            return Failure("missing", lost=True)
         except PageError as error:
             log.warning("object %s: %s", key.name.hex(), error)
-            return Failure("corrupt")
+            return Failure("corrupt", lost=True)
         except (BaseError, OSError) as error:
             return self._failed("get", error)
         self._breaker.succeeded()
@@ -184,8 +183,8 @@ class Objects:
         return f"{self._folder}/{name.hex()}/{run[0]}-{run[1]}"
 
 
-def _open(url: str, request_timeout_s: float) -> Any:
-    """ValueError if the URL names no store."""
+def open_store(url: str, request_timeout_s: float) -> Any:
+    """The client of a store; ValueError if the URL names none."""
     scheme = url.partition("://")[0]
     try:
         if scheme == "file":
@@ -195,6 +194,7 @@ def _open(url: str, request_timeout_s: float) -> Any:
         client = {
             "timeout": f"{request_timeout_s:g}s",
             "connect_timeout": f"{min(CONNECT_TIMEOUT_S, request_timeout_s):g}s",
+            "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true",
         }
         retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_WITHIN_S)}
         return from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]

@@ -220,7 +220,7 @@ class Onboarder:
                 self._tally.failed(path, failure.reason)
                 if failure.reason == "corrupt":
                     self._tally.corrupt(store.name)
-                if failure.reason != "off":
+                if failure.lost:
                     store.discard(entries[position])
         return self._deliver(store, chunk, first, frames[:good], load, path)
 

@@ -38,15 +38,17 @@ class Endurance:
         self._left = float(bytes_per_day or 0)
         self._at = clock()
 
-    def spend(self, size: int) -> bool:
-        """Take so many bytes from the budget, if they are in it."""
+    def allows(self, size: int) -> bool:
+        """Whether so many bytes are left."""
         if self._per_day is None:
             return True
         with self._lock:
             now = self._clock()
             self._left = min(self._per_day, self._left + (now - self._at) * self._per_day / DAY_S)
             self._at = now
-            if size > self._left:
-                return False
+            return size <= self._left
+
+    def spend(self, size: int) -> None:
+        """So many bytes are written."""
+        with self._lock:
             self._left -= size
-            return True

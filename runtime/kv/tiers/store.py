@@ -14,9 +14,13 @@ from dynamoc.runtime.kv.tiers.rate import Rate
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A page was not stored, or not loaded, because something did not work; `reason` is one word for the metrics."""
+    """A page was not stored, or not loaded, because something did not work; `reason` is one word for the metrics.
+
+    A page that is `lost` will not be there the next time either.
+    """
 
     reason: str
+    lost: bool = False
 
 
 class Store(Protocol):
