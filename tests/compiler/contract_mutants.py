@@ -58,7 +58,7 @@ def contract_mutants() -> Iterator[Told]:
     yield from _limits()
 
 
-def pair(engine: str, prefill: Data, decode: Data, replicas: int = 1, **more: Any) -> Data:
+def pair(engine: str, prefill: Data, decode: Data, *, replicas: int = 1, **more: Any) -> Data:
     """Prefill and decode workers of four GPUs each, with flags of their own."""
     workers: dict[str, Data] = {
         name: {"role": name, "replicas": replicas, "args": {TP[engine]: 4} | args}
@@ -90,7 +90,7 @@ def _blocks(engine: str) -> Iterator[Told]:
     """vLLM takes blocks of another size apart; the others send a block as it is."""
     for left, right in product(BLOCKS, BLOCKS):
         differ = None not in (left, right) and left != right
-        sides = [
+        sides: list[Data] = [
             {}
             if size is None
             else {"kv_cache_config": {"tokens_per_block": size}}
@@ -167,7 +167,7 @@ def _ports(engine: str) -> Iterator[Told]:
         fits = 1 <= port <= 65535
         meets = fits and (replicas == 2 or port == 8000)
         warns = codes((meets, "D319"), (not fits, "D524"))
-        spec = pair(engine, {flag: port}, {}, replicas)
+        spec = pair(engine, {str(flag): port}, {}, replicas=int(replicas))
         yield Told("side-channel port", f"{engine} {flag} {port} x {replicas}", spec, site, frozenset(), warns)
 
 
