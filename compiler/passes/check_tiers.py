@@ -36,7 +36,8 @@ def _check_places(cache: Component, settings: CacheSettings, report: Reporter) -
     if settings.disk is not None and not settings.disk.path.startswith(("/", "~/")):
         path = (*at, "disk", "path")
         message = f"the disk tier of `{cache.name}` has no absolute path"
-        remedies = [Remedy((Put(path, f"/{settings.disk.path.lstrip('./')}"),))]
+        inside = settings.disk.path.lstrip("./")
+        remedies = [Remedy((Put(path, f"/{inside}"),))] if inside else []
         report.error("D344", message, (path, "workers start in folders of their own"), remedies=remedies)
     if settings.object is not None and not URL.fullmatch(settings.object.url):
         path, near = (*at, "object", "url"), _near(settings.object.url)
