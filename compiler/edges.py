@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from itertools import pairwise
 
 from dynamoc.compiler.cache_spec import CacheSpec
 from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Reporter
 from dynamoc.compiler.graph import Edge, EdgeKind
+from dynamoc.compiler.nearest import nearest
 from dynamoc.compiler.spec import EdgeSpec, Spec, WorkerSpec
 
 _WORD = re.compile(r"[A-Za-z0-9_-]*[A-Za-z0-9_]")
@@ -29,12 +29,12 @@ def resolve_edges(spec: Spec, report: Reporter) -> tuple[Edge, ...]:
 
 def unknown_component(name: str, at: Path, spec: Spec, report: Reporter, whole: str | None = None) -> None:
     """Report a name nothing is called; `whole` is the chain it stands in."""
-    near = get_close_matches(name, spec.components, 1)
+    near = nearest(name, spec.components)
     remedies = []
     if near:
-        cured = near[0] if whole is None else re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", near[0], whole)
+        cured = near if whole is None else re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", near, whole)
         path = at if whole is None else at[:-1]
-        remedies.append(Remedy((Put(path, cured),), f"a component with a similar name exists: `{near[0]}`"))
+        remedies.append(Remedy((Put(path, cured),), f"a component with a similar name exists: `{near}`"))
     notes = [] if near else [f"components are {', '.join(f'`{known}`' for known in spec.components)}"]
     report.error("D201", f"there is no component `{name}`", (at, "not a component"), notes=notes, remedies=remedies)
 

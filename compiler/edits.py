@@ -86,14 +86,15 @@ def _drop(source: Source, path: Path) -> Edit | None:
     place, parent = source.places.get(path), path[:-1]
     if place is None or not path:
         return None
-    siblings = children_of(value_at(source.data, parent), parent)
-    spot = siblings.index(path)
+    data = value_at(source.data, parent)
+    siblings: Sequence[Any] = list(data) if isinstance(data, dict) else range(len(data))
+    spot = siblings.index(path[-1])
     start, end = (place.key or place.value)[0], place.value[1]
-    following = source.places[siblings[spot + 1]] if spot + 1 < len(siblings) else None
+    following = source.places[*parent, siblings[spot + 1]] if spot + 1 < len(siblings) else None
     if source.places[parent].style == "flow":
         if following is not None:
             return Edit(start, (following.key or following.value)[0], "")
-        return Edit(source.places[siblings[spot - 1]].value[1] if spot else start, end, "")
+        return Edit(source.places[*parent, siblings[spot - 1]].value[1] if spot else start, end, "")
     if len(siblings) == 1:
         return _drop(source, parent)
     return _drop_lines(source, start, end, following)

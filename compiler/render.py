@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from dynamoc.compiler.diagnostics import Diagnostic, Label, Severity
+from dynamoc.compiler.diagnostics import Diagnostic, Label, Severity, Span
 
 _RESET, _BOLD, _BLUE, _CYAN = "\x1b[0m", "\x1b[1m", "\x1b[1;34m", "\x1b[1;36m"
 _TONES = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m"}
@@ -19,6 +19,10 @@ _VISIBLE = (
     | dict.fromkeys([*range(0x80, 0xA0), *_BIDI], 0xFFFD)
 )
 """What would move the cursor, change colours or turn the writing direction is shown instead of sent to the terminal."""
+
+
+LONG_LINE = 400
+"""Characters of a line that are shown at most."""
 
 
 def in_order(diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
@@ -87,20 +91,26 @@ class _Painter:
                 out += [f"{arrow} {name}:{here.line}:{here.column}", bar]
             elif number > last + 1:
                 out.append(self._paint("...", _BLUE))
-            text = self._text(name, number)
-            out.append(f"{self._paint(f'{number:>{width}} |', _BLUE)} {text.expandtabs(1)}".rstrip())
+            shown = None
             for index, label in enumerate(labels):
                 if (label.span.file, label.span.line) == (name, number):
-                    out.append(f"{bar} {self._marker(label, text, index == 0, tone)}")
+                    first, text = self._text(label.span)
+                    if first != shown:
+                        out.append(f"{self._paint(f'{number:>{width}} |', _BLUE)} {text.expandtabs(1)}".rstrip())
+                    out.append(f"{bar} {self._marker(label, first, text, index == 0, tone)}")
+                    shown = first
             file, last = name, number
         return [*out, bar]
 
-    def _text(self, name: str, number: int) -> str:
-        lines = self._lines.get(name, [])
-        return visible(lines[number - 1].rstrip("\r")) if number <= len(lines) else ""
+    def _text(self, span: Span) -> tuple[int, str]:
+        """The line of a span; of a very long one, what stands around the span. And where in the line that begins."""
+        lines = self._lines.get(span.file, [])
+        line = lines[span.line - 1].rstrip("\r") if span.line <= len(lines) else ""
+        first = 0 if len(line) <= LONG_LINE else max(0, span.column - 1 - LONG_LINE // 4)
+        return first, visible(line[first : first + LONG_LINE])
 
-    def _marker(self, label: Label, text: str, primary: bool, tone: str) -> str:
-        start = label.span.column - 1
+    def _marker(self, label: Label, first: int, text: str, primary: bool, tone: str) -> str:
+        start = label.span.column - 1 - first
         before = display_width(text[:start].expandtabs(1))
         sign = ("^" if primary else "-") * max(1, display_width(text[start : start + label.span.length]))
         return " " * before + self._paint(f"{sign} {visible(label.text)}".rstrip(), tone if primary else _CYAN)
@@ -116,7 +126,7 @@ def visible(text: str) -> str:
 
 def display_width(text: str) -> int:
     """Columns a terminal uses: two for wide characters, none for combining ones."""
-    return sum(_character_width(character) for character in text)
+    return len(text) if text.isascii() else sum(_character_width(character) for character in text)
 
 
 def _character_width(character: str) -> int:

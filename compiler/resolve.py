@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from dynamoc.compiler.cache_spec import CacheSpec
@@ -24,6 +23,7 @@ from dynamoc.compiler.graph import (
     Model,
 )
 from dynamoc.compiler.models import ModelLibrary, ModelTextError
+from dynamoc.compiler.nearest import nearest
 from dynamoc.compiler.options import WORKER_DEFAULTS, build_options, merge, merge_args
 from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.spec import FrontendSpec, LoadSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
@@ -247,8 +247,8 @@ def _check_engine(engine: str, at: Path, report: Reporter) -> None:
         return
     known = ", ".join(f"`{name}`" for name in DIALECTS)
     message = f"the engine `{engine}` is not known"
-    near = get_close_matches(engine, DIALECTS, 1) or ["native"]
-    changes: tuple[Change, ...] = (Put(at, near[0]),)
+    near = nearest(engine, DIALECTS) or "native"
+    changes: tuple[Change, ...] = (Put(at, near),)
     report.error(
         "D204",
         message,
@@ -285,8 +285,8 @@ def _allowances(spec: Spec, report: Reporter) -> tuple[Allowance, ...]:
     for index, waiver in enumerate(spec.allow or ()):
         at: Path = ("allow", index, "code")
         if waiver.code not in CODES:
-            near = get_close_matches(waiver.code, [code for code in CODES if code >= "D3"], 1)
-            remedies = [Remedy((Put(at, near[0]),))] if near else [Remedy((Drop(at[:-1]),))]
+            near = nearest(waiver.code, [code for code in CODES if code >= "D3"])
+            remedies = [Remedy((Put(at, near),))] if near else [Remedy((Drop(at[:-1]),))]
             report.error("D206", f"there is no rule `{waiver.code}`", (at, "unknown code"), remedies=remedies)
         elif waiver.code < "D3" or waiver.code in NEVER_WAIVED:
             label = (at, f"{CODES[waiver.code]}")

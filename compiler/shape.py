@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Rename, Reporter, scalar_text, spell
 from dynamoc.compiler.edits import leaves, value_at
+from dynamoc.compiler.nearest import nearest
 from dynamoc.compiler.scalars import WrittenFloat
 from dynamoc.compiler.source import Source
 from dynamoc.compiler.units import QuantityError
@@ -129,7 +129,8 @@ class _Explainer:
         else:
             message, code = f"unknown field `{name}`", "D110"
             label = f"not a field of {spell(finding.path[:-1])}"
-        near = [match for match in get_close_matches(name, fields, 1) if match not in present]
+        match = nearest(name, fields)
+        near = [match] if match is not None and match not in present else []
         if near and code == "D110":
             self.misspelt.add((*finding.path[:-1], near[0]))
             remedy = Remedy((Rename(finding.path, near[0]),), f"a field with a similar name exists: `{near[0]}`")
@@ -155,9 +156,9 @@ class _Explainer:
         elif "role" in finding.value:
             self._not_one_of(where, finding.value["role"], roles)
         else:
-            near = get_close_matches(str(finding.path[-1]), roles, 1)
+            near = nearest(str(finding.path[-1]), roles)
             label = (finding.path, "`role` is needed here")
-            remedies = [Remedy((Put(where, near[0]),))] if near else []
+            remedies = [Remedy((Put(where, near),))] if near else []
             notes = [f"roles are {_listed(roles)}"]
             message = f"{finding.name} lacks `role`"
             self._report.error("D111", message, label, notes=notes, remedies=remedies, at_key=True)
@@ -171,8 +172,8 @@ class _Explainer:
             self._not_one_of(finding.path, finding.value, re.findall(r"'([^']*)'", finding.context["expected"]))
 
     def _not_one_of(self, path: Path, value: Any, choices: list[str]) -> None:
-        near = get_close_matches(str(value), choices, 1) if isinstance(value, str) else []
-        remedies = [Remedy((Put(path, near[0]),))] if near else []
+        near = nearest(value, choices) if isinstance(value, str) else None
+        remedies = [Remedy((Put(path, near),))] if near else []
         message = f"{spell(path)} cannot be {_shown(value)}"
         self._report.error("D113", message, (path, f"expected {_listed(choices, 'or')}"), remedies=remedies)
 

@@ -1,11 +1,11 @@
 """What a cluster file says of its site: how jobs ask for nodes there, and how our processes get onto them."""
 
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dynamoc.compiler.diagnostics import Drop, Path, Remedy, Rename, Reporter
+from dynamoc.compiler.nearest import nearest
 from dynamoc.compiler.sbatch_options import OF_THE_PLAN, OPTIONS, SWITCHES, WITH_FIELD
 from dynamoc.compiler.written import Part, Text
 
@@ -82,8 +82,8 @@ def _check_option(option: str, at: Path, report: Reporter) -> None:
     if option in OF_THE_PLAN or option in WITH_FIELD:
         _not_the_sites(option, at, report)
     elif option not in OPTIONS | SWITCHES:
-        near = get_close_matches(option, sorted(OPTIONS | SWITCHES), 1)
-        remedies = [Remedy((Rename(at, near[0]),))] if near else [Remedy((Drop(at),))]
+        near = nearest(option, sorted(OPTIONS | SWITCHES))
+        remedies = [Remedy((Rename(at, near),))] if near else [Remedy((Drop(at),))]
         helps = [f"write `--{option}` under `extra` if this site's sbatch has it"]
         message = f"`{option}` is not an option of sbatch"
         report.error("D113", message, (at, ""), at_key=True, helps=helps, remedies=remedies)

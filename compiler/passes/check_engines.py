@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from dynamoc.compiler.diagnostics import Drop, Path, Put, Remedy, Rename, Reporter
 from dynamoc.compiler.dialect import EngineCapabilities, dialect
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.nearest import nearest
 from dynamoc.compiler.units import spell_count
 
 USUAL_DTYPE = "bfloat16"
@@ -92,14 +91,14 @@ def _check_arguments(component: Component, options: WorkerOptions, facts: Engine
     for name in options.args if facts.arguments is not None else ():
         if name not in (facts.arguments or ()):
             path: Path = (*component.at, "args", name)
-            near = get_close_matches(name, facts.arguments or (), 1)
+            near = nearest(name, facts.arguments or ())
             report.error(
                 "D511",
                 f"engine `{options.engine}` has no argument `{name}`",
                 (path, "not an argument of it"),
                 notes=[f"its arguments are {', '.join(f'`{known}`' for known in facts.arguments or ())}"],
                 at_key=True,
-                remedies=[Remedy((Rename(path, near[0]) if near else Drop(path),))],
+                remedies=[Remedy((Rename(path, near) if near else Drop(path),))],
             )
 
 

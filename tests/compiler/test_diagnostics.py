@@ -328,3 +328,12 @@ def test_nothing_that_is_printed_controls_a_terminal(text: str) -> None:
     printed = render_text([found], {"f.yaml": line})
 
     assert not {c for c in printed if (ord(c) < 0x20 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0}
+
+
+def test_of_a_very_long_line_what_stands_around_the_place_is_shown() -> None:
+    text = "a: " + "x" * 5000 + " y" + "z" * 5000
+    found = Diagnostic("D113", Severity.ERROR, "wrong", (Label(Span("f", 1, 5005, 1), "here"),))
+    line, marker = render_text([found], {"f": text}).split("\n")[3:5]
+
+    assert len(line) < 500
+    assert line[marker.index("^")] == "y"
