@@ -20,7 +20,7 @@ def check_gpu_pools(plan: Plan, report: Reporter) -> Plan:
         on_gpus = [_is_on_gpu(end) for end in ends]
         if any(on_gpus) and not all(on_gpus):
             _report_mixed(ends, on_gpus.index(True), report)
-        elif plan.transports[edge.source, edge.target] == "nvlink":
+        elif all(on_gpus) and plan.transports[edge.source, edge.target] == "nvlink":
             _check_joined(plan, edge, ends, report)
     return plan
 
