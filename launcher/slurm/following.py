@@ -10,6 +10,7 @@ from rich.console import Console
 from dynamoc.launcher.board import Lines
 from dynamoc.launcher.runs import manifest_of, statuses_of
 from dynamoc.launcher.slurm import tools
+from dynamoc.launcher.slurm.readers import ABSENT, Reader, choose_reader
 from dynamoc.launcher.slurm.states import Phase
 from dynamoc.launcher.slurm.succession import follow_up
 
@@ -22,8 +23,11 @@ def follow(folder: Path, job: str, console: Console) -> int:
 
     SlurmError when Slurm is silent for minutes; ReceiptsError, LoadError.
     """
+    reader, why = choose_reader()
+    if why != ABSENT:
+        console.print(f"who reads jobs: {why}", markup=False)
     while True:
-        ended = _follow_one(folder, job, console)
+        ended = _follow_one(folder, job, console, reader)
         if ended is None or ended.phase is Phase.DONE:
             return 0 if ended is not None else 1
         successor = None if ended.phase is Phase.CANCELLED else follow_up(folder, ended)
@@ -33,14 +37,14 @@ def follow(folder: Path, job: str, console: Console) -> int:
         job = successor
 
 
-def _follow_one(folder: Path, job: str, console: Console) -> tools.Job | None:
+def _follow_one(folder: Path, job: str, console: Console, reader: Reader) -> tools.Job | None:
     """The job when it is over; None where Slurm has forgotten it."""
     manifest = manifest_of(folder)
     lines = Lines(console)
     log = Log(folder / f"slurm-{job}.log", console)
     shown = ""
     while True:
-        now = look_patiently(job)
+        now = look_patiently(job, reader)
         if now is None:
             console.print(f"Slurm does not know job {job} any more", markup=False)
             return None
@@ -86,12 +90,12 @@ class Log:
             self._console.print(line, markup=False, highlight=False)
 
 
-def look_patiently(job: str) -> tools.Job | None:
+def look_patiently(job: str, reader: Reader | None = None) -> tools.Job | None:
     """The job; a controller that is away for a while is waited for. SlurmError after minutes."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return tools.look(job)
+            return tools.look(job) if reader is None else reader.job(job)
         except tools.RefusedError:
             raise
         except tools.SlurmError:

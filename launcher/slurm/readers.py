@@ -29,14 +29,20 @@ class Reader(Protocol):
         ...
 
 
+ABSENT = f"{MODULE} is not installed"
+
+
 def choose_reader() -> tuple[Reader, str]:
     """The reader for this site, and why it is this one."""
     try:
         library = importlib.import_module(MODULE)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == MODULE
-        return CommandLine(), f"{MODULE} is not installed" if missing else f"{MODULE} cannot be loaded: {error}"
-    ours, site = _release(str(library.__version__)), _release(ask(["scontrol", "--version"]))
+        return CommandLine(), ABSENT if missing else f"{MODULE} cannot be loaded: {error}"
+    try:
+        ours, site = _release(str(library.__version__)), _release(ask(["scontrol", "--version"]))
+    except DiscoveryError as error:
+        return CommandLine(), f"{MODULE} may be of another release: {error}"
     if ours != site:
         return CommandLine(), f"{MODULE} is of Slurm {ours}, the site has {site}"
     return Library(library), f"{MODULE} {library.__version__}"
@@ -90,6 +96,7 @@ class Library:
             reason="" if reason == "None" else reason,
             exit_code=f"{found.exit_code or 0}:{found.exit_code_signal or 0}",
             nodes=found.allocated_nodes or "",
+            restarts=found.requeue_count or 0,
         )
 
 

@@ -29,7 +29,7 @@ NodeName=login CPUTot=32 AvailableFeatures=(null) Gres=(null) RealMemory=128000 
 """
 SINFO = "gpu|1-00:00:00|1-16\ndebug|30:00|1-2\nlong|infinite|1-infinite\n"
 SCONTROL_JOBS = {
-    "7": "JobId=7 JobName=a JobState=RUNNING Reason=None ExitCode=0:0 NodeList=gpu[0-1] NumNodes=2",
+    "7": "JobId=7 JobName=a JobState=RUNNING Reason=None Restarts=2 ExitCode=0:0 NodeList=gpu[0-1] NumNodes=2",
     "8": "JobId=8 JobName=b JobState=PENDING Reason=Resources ExitCode=0:0 NodeList= NumNodes=2",
     "9": "JobId=9 JobName=c JobState=FAILED Reason=NonZeroExitCode ExitCode=2:0 NodeList=gpu0 NumNodes=1",
 }
@@ -54,7 +54,7 @@ LIBRARY_PARTITIONS = {
     "long": SimpleNamespace(max_time="UNLIMITED", max_nodes="UNLIMITED"),
 }
 LIBRARY_JOBS = {
-    7: {"state": "RUNNING", "state_reason": "None", "allocated_nodes": "gpu[0-1]"},
+    7: {"state": "RUNNING", "state_reason": "None", "allocated_nodes": "gpu[0-1]", "requeue_count": 2},
     8: {"state": "PENDING", "state_reason": "Resources", "allocated_nodes": None},
     9: {"state": "FAILED", "state_reason": "NonZeroExitCode", "allocated_nodes": "gpu0", "exit_code": 2},
 }
@@ -71,7 +71,7 @@ def recorded_library(tools: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     def load(job: int) -> Any:
         if job not in LIBRARY_JOBS:
             raise RPCError("Invalid job id specified")
-        return SimpleNamespace(**({"exit_code": 0, "exit_code_signal": 0} | LIBRARY_JOBS[job]))
+        return SimpleNamespace(**({"exit_code": 0, "exit_code_signal": 0, "requeue_count": 0} | LIBRARY_JOBS[job]))
 
     library = ModuleType("pyslurm")
     library.__dict__.update(
@@ -130,7 +130,7 @@ def test_partitions_have_their_limits(reader: Reader) -> None:
 
 
 def test_jobs_are_what_slurm_has(reader: Reader) -> None:
-    assert reader.job("7") == Job("7", "RUNNING", nodes="gpu[0-1]")
+    assert reader.job("7") == Job("7", "RUNNING", nodes="gpu[0-1]", restarts=2)
     assert reader.job("8") == Job("8", "PENDING", reason="Resources")
     assert reader.job("9") == Job("9", "FAILED", reason="NonZeroExitCode", exit_code="2:0", nodes="gpu0")
     assert reader.job("10") is None
