@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dynamoc.runtime.manifest import Manifest, Role
 
 TIMEOUT_S = 5.0
+TIER_COPIES = ("offload", "onboard")
+"""Operations between the tiers of one worker."""
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 """Values by sample name, each with its labels."""
@@ -106,10 +108,12 @@ def problems(manifest: Manifest, summary: Summary) -> list[str]:
 
 
 def _by_transport(processes: Iterable[Samples], name: str) -> dict[str, float]:
+    """What moved between workers; copies between the tiers of one worker are counted too, but on no edge."""
     totals: dict[str, float] = defaultdict(float)
     for samples in processes:
         for labels, value in samples.get(name, ()):
-            totals[labels.get("transport", "?")] += value
+            if labels.get("op") not in TIER_COPIES:
+                totals[labels.get("transport", "?")] += value
     return totals
 
 

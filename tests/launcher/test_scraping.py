@@ -39,6 +39,8 @@ def test_a_run_is_added_up_over_its_processes():
     prefill.counter("dynamoc_kv_transfer_blocks_total").labels(*labels).inc(12)
     prefill.counter("dynamoc_kv_transfer_bytes_total").labels(*labels).inc(12 * 4096)
     prefill.histogram("dynamoc_kv_transfer_seconds").labels(*labels).observe(0.25)
+    prefill.counter("dynamoc_kv_transfer_blocks_total").labels("copy", "G1", "G2", "offload").inc(5)
+    prefill.counter("dynamoc_kv_transfer_blocks_total").labels("file", "G3", "G1", "onboard").inc(5)
     decode.counter("dynamoc_kv_received_blocks_total").labels("shm").inc(11)
     decode.counter("dynamoc_kv_checksum_failures_total").inc(1)
     frontend.counter("dynamoc_frontend_prompt_tokens_total").inc(100)
