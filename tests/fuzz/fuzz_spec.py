@@ -54,6 +54,7 @@ class Tally:
     failures: dict[str, bytes] = field(default_factory=dict)
     raised: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
+    slowest: bytes = b""
     lines: set[tuple[str, int]] = field(default_factory=set)
     answers: set[tuple[str, tuple[str, ...]]] = field(default_factory=set)
 
@@ -94,7 +95,9 @@ def guarded(content: bytes, run: Callable[[], Outcome], tally: Tally, *, trace: 
         return None
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        tally.slowest_s = max(tally.slowest_s, 0.0 if trace else time.process_time() - start)
+        spent = 0.0 if trace else time.process_time() - start
+        if spent > tally.slowest_s:
+            tally.slowest_s, tally.slowest = spent, content
     tally.stages[outcome.stage] += 1
     tally.codes.update(outcome.codes)
     answer = (outcome.stage, outcome.codes)
@@ -160,15 +163,15 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--keep", type=Path, help="folder for inputs that failed")
+    parser.add_argument("--keep", type=Path, help="folder for inputs that failed, and for the slowest")
     options = parser.parse_args()
     signal.signal(signal.SIGPROF, on_alarm)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))  # a huge number costs this process only
     started = time.monotonic()
     tally = fuzz(options.inputs, options.seed)
-    if options.keep is not None and tally.failures:
+    if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
-        for name, content in tally.failures.items():
+        for name, content in {**tally.failures, "slowest": tally.slowest}.items():
             (options.keep / name.replace(" ", "-").replace(":", "-")).write_bytes(content)
     figure = summary(tally, options.inputs, options.seed, time.monotonic() - started)
     print(json.dumps(figure))
