@@ -50,7 +50,7 @@ def command(
     from dynamoc.launcher.load.point import LoadError
     from dynamoc.launcher.runs import RunFolderError
     from dynamoc.launcher.slurm.following import follow as follow_job
-    from dynamoc.launcher.slurm.receipts import ReceiptsError
+    from dynamoc.launcher.slurm.receipts import Receipts, ReceiptsError
     from dynamoc.launcher.slurm.submission import job_of, submit, write_questions
     from dynamoc.launcher.slurm.tools import SlurmError
 
@@ -64,6 +64,9 @@ def command(
         if questions:
             write_questions(folder, questions, max_tokens)
         job = submit(folder, retries)
+        for receipt in Receipts(folder).read():
+            if receipt.what == "without":
+                console.print(f"without {receipt.comment}: {receipt.reason}", markup=False)
         console.print(f"job: {job}")
         sys.exit(follow_job(folder, job, console) if follow else 0)
     except (RunFolderError, ReceiptsError, SlurmError, LoadError, OSError) as error:

@@ -21,9 +21,12 @@ class ReceiptsError(Exception):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line. An `intent` without a `submitted` behind it may or may not have become a job."""
+    """One line. An `intent` without a `submitted` behind it may or may not have become a job.
 
-    what: Literal["intent", "submitted", "refused", "cancel"]
+    `without` is a wish that Slurm refused; what was submitted then does not have it.
+    """
+
+    what: Literal["intent", "submitted", "refused", "without", "cancel"]
     wall: float
     comment: str = ""
     job: str = ""
@@ -65,7 +68,7 @@ class Receipts:
         """Nodes that jobs of this run were lost on."""
         return tuple(dict.fromkeys(node for receipt in self.read() for node in receipt.excluded))
 
-    def add(self, what: Literal["intent", "submitted", "refused", "cancel"], **fields: Any) -> None:
+    def add(self, what: Literal["intent", "submitted", "refused", "without", "cancel"], **fields: Any) -> None:
         """On the disk when this returns."""
         line = msgspec.json.encode(Receipt(what=what, wall=round(time.time(), 3), **fields)) + b"\n"
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -75,16 +75,19 @@ def _words(folder: Path, receipts: Receipts, attempt: Attempt) -> list[str]:
     """What sbatch is given: with what the job would like to have, or without where Slurm refuses that. RefusedError."""
     needed = attempt.words(folder)
     wished = preferences(folder)
-    for words in ([*wished, *needed], needed) if wished else (needed,):
+    if wished:
         try:
-            tools.check(folder, words)
+            tools.check(folder, [*wished, *needed])
         except tools.RefusedError as error:
-            receipts.add("refused", reason=str(error))
-            if words is needed:
-                raise
+            receipts.add("without", comment=" ".join(wished), reason=str(error))
         else:
-            break
-    return words
+            return [*wished, *needed]
+    try:
+        tools.check(folder, needed)
+    except tools.RefusedError as error:
+        receipts.add("refused", reason=str(error))
+        raise
+    return needed
 
 
 def preferences(folder: Path) -> list[str]:

@@ -215,3 +215,18 @@ def test_slurm_reads_a_hostile_word_as_it_was_written(cluster: SlurmCluster) -> 
 
     assert f"MailUser={word} MailType=END" in " ".join(shown.split())
     assert not (cluster.folder / "owned").exists()
+
+
+def test_a_wish_that_slurm_refuses_is_dropped_and_said(cluster: SlurmCluster) -> None:
+    """A controller of before 23.11 knows no segments; a later one has no topology here."""
+    nodes = "nodes: [{name: node, count: 2, cpus: 6, memory: 8 GiB}]"
+    site = "site: {segment: preferred, extra: [--hold]}"
+    (cluster.folder / "cluster.yaml").write_text(f"name: pair\n{nodes}\n{site}\n")
+    done = cluster.dynamoc("submit", "spec.yaml", "--cluster", "cluster.yaml")
+    (cluster.folder / "cluster.yaml").write_text(f"name: pair\n{nodes}\n{site.replace('preferred', 'required')}\n")
+    required = cluster.dynamoc("submit", "spec.yaml", "--cluster", "cluster.yaml")
+
+    assert done.returncode == 0, done.stderr
+    assert "without --segment=1: " in done.stdout
+    assert required.returncode == 1
+    assert "segment" in required.stderr
