@@ -36,6 +36,8 @@ FORMAT = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", help="How findings are printed."
 )
 
+PLUGINS_OFF = "PYDANTIC_DISABLE_PLUGINS"
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -78,12 +80,28 @@ class Findings:
 
 def read_inputs(spec: Path, cluster: Path | None, findings: Findings) -> Inputs:
     """Read a spec, its inventory and what is known of its model; CompileError."""
-    from dynamoc.compiler.cluster_spec import read_cluster
+    from dynamoc.compiler.cluster_spec import ClusterSpec, read_cluster
+    from dynamoc.compiler.spec import Spec
     from dynamoc.launcher.inventory import local_cluster
 
+    with _without_plugins():
+        for shape in (Spec,) if cluster is None else (Spec, ClusterSpec):
+            shape.model_rebuild()
     source = read_file(spec, findings)
     inventory = local_cluster() if cluster is None else read_cluster(read_file(cluster, findings))
     return Inputs(source, inventory, model_library(source, inventory.model_root))
+
+
+@contextmanager
+def _without_plugins() -> Iterator[None]:
+    """Build shapes as they are, whatever is installed that would hook into them: even looking for it takes its time."""
+    before = os.environ.get(PLUGINS_OFF)
+    os.environ[PLUGINS_OFF] = "__all__"
+    try:
+        yield
+    finally:
+        os.environ.pop(PLUGINS_OFF)
+        os.environ |= {} if before is None else {PLUGINS_OFF: before}
 
 
 def read_file(path: Path, findings: Findings) -> Source:
