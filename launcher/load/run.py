@@ -16,13 +16,14 @@ from dynamoc.launcher.load.generator import LoadGenerator, Measured, load_genera
 from dynamoc.launcher.load.point import LoadPlan, LoadPoint, RequestRecord, Target
 from dynamoc.launcher.load.remaining import RESULTS, remaining, result_file
 from dynamoc.launcher.results.row import Row, encode_row, spread_of
-from dynamoc.launcher.scraping import Summary, problems, scrape_run, summarise
+from dynamoc.launcher.scraping import ScrapeError, Summary, problems, scrape_run, summarise
 from dynamoc.runtime import environment
 from dynamoc.runtime.agent.record import write_atomically
 from dynamoc.runtime.manifest import Manifest
 
 RECORDS = "records.jsonl"
 SHOWN_ERRORS = 5
+POLL_S = 0.5
 MILLI = 1000.0
 
 
@@ -173,13 +174,22 @@ def _keep_evidence(folder: Path, row: Row, records: Sequence[RequestRecord], fau
 
 
 def _used(before: Summary, after: Summary) -> tuple[str, ...]:
-    """Transports that moved blocks in between."""
+    """Transports that moved blocks in between; the count of a process that was started again begins anew."""
     earlier = {transport: moved.blocks for transport, moved in before.moved.items()}
-    return tuple(sorted(t for t, moved in after.moved.items() if moved.blocks > earlier.get(t, 0)))
+    return tuple(sorted(t for t, moved in after.moved.items() if moved.blocks != earlier.get(t, 0)))
 
 
 def _summary(run: ServedRun) -> Summary:
-    return summarise(run.manifest, scrape_run(run.manifest, run.hosts))
+    """What the metrics say. A process that is being started again is waited for, as long as its start may take."""
+    manifest = run.manifest
+    deadline = time.monotonic() + max(process.ready_timeout_s for process in manifest.processes)
+    while True:
+        try:
+            return summarise(manifest, scrape_run(manifest, run.hosts))
+        except ScrapeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
 
 
 def _empty(folder: Path) -> Path:

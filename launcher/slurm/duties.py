@@ -16,6 +16,7 @@ from dynamoc.launcher.interview import interview
 from dynamoc.launcher.load.point import LoadError, read_load
 from dynamoc.launcher.runs import RunFolderError
 from dynamoc.launcher.scraping import ScrapeError
+from dynamoc.launcher.slurm.guard import guard_of_this_job
 from dynamoc.launcher.slurm.job_run import JobRun
 from dynamoc.runtime import environment
 from dynamoc.runtime.agent.record import write_atomically
@@ -34,6 +35,9 @@ def main(folder: Path) -> int:
     """0 when everything asked was answered as it should be, else 1. Without anything to ask it never ends by itself."""
     console = Console(highlight=False, soft_wrap=True, width=120)
     run = JobRun(folder, environment.read("DYNAMOC_LAUNCH"))
+    guard = guard_of_this_job()
+    if guard is not None:
+        guard.start()
     try:
         faults = _do(run, console)
     except FAULTS as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from dynamoc.runtime import environment
+from dynamoc.runtime.agent.beat import silence
 from dynamoc.runtime.agent.drain import stop_in_order
 from dynamoc.runtime.agent.life import Home, Life, Said
 from dynamoc.runtime.agent.places import PortTakenError, check_ports, default_hosts, write_endpoints
@@ -56,6 +57,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hosts", default="", help="address of every node of the plan, in order, by commas")
     parser.add_argument("--port-offset", type=int, default=0, help="how far the run turned the plan's ports")
     parser.add_argument("--stop-on-eof", action="store_true", help="drain when standard input ends")
+    parser.add_argument("--stop-on-silence", type=float, metavar="SECONDS", help="drain when `beat` of the run is old")
     return parser.parse_args(argv)
 
 
@@ -91,7 +93,7 @@ async def _run(options: argparse.Namespace, manifest: Manifest, hosts: tuple[str
         check_ports(manifest, node, hosts[node])
         write_endpoints(run_dir, manifest, hosts)
         home = Home(run_dir, node, os.environ, options.port_offset)
-        await Agent(home, manifest, record, before).run(options.stop_on_eof)
+        await Agent(home, manifest, record, before).run(options)
     except (RunError, PortTakenError) as failure:
         record.run("failed", State.FAILED, str(failure))
         print(f"dynamoc agent: {failure}", file=sys.stderr)
@@ -148,10 +150,10 @@ class Agent:
             for spec in manifest.on_node(home.node)
         )
 
-    async def run(self, stop_on_eof: bool) -> None:
+    async def run(self, options: argparse.Namespace) -> None:
         """Until told to stop; RunError if a process is beyond its restart policy. Nothing is left afterwards."""
-        self._listen(stop_on_eof)
-        async with self._warden():
+        self._listen(options.stop_on_eof)
+        async with self._warden(), self._hark(options.stop_on_silence):
             stop = asyncio.create_task(self._stop.wait())
             lives = [asyncio.create_task(s.run(), name=s.spec.name) for s in self._supervisors]
             await asyncio.wait({stop, *lives}, return_when=asyncio.FIRST_COMPLETED)
@@ -184,6 +186,21 @@ class Agent:
         if not os.read(0, 4096):
             asyncio.get_running_loop().remove_reader(0)
             self._stop.set()
+
+    @contextlib.asynccontextmanager
+    async def _hark(self, limit_s: float | None) -> AsyncIterator[None]:
+        """Drain when nobody is heard of any more."""
+        task = asyncio.create_task(self._until_silence(limit_s)) if limit_s is not None else None
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+
+    async def _until_silence(self, limit_s: float) -> None:
+        await silence(self._run_dir, limit_s)
+        print(f"dynamoc agent: whoever started the run has not been heard of for {limit_s:g} s", file=sys.stderr)
+        self._stop.set()
 
     @contextlib.asynccontextmanager
     async def _warden(self) -> AsyncIterator[None]:
