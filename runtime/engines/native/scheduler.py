@@ -203,7 +203,7 @@ class Scheduler:
             for sequence in place.values():
                 yield sequence.blocks
         if self.tiering is not None:
-            yield list(self.tiering.held.elements())
+            yield from self.tiering.held
 
     def _refuse(self, request: EngineRequest) -> bool:
         """Whether the request ends here; then its output says why."""

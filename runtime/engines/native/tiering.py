@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 import xxhash
 
@@ -19,7 +19,18 @@ from dynamoc.runtime.kv.tiers.page import PageKey, page_name
 from dynamoc.runtime.kv.tiers.stack import TierStack
 
 HELD_SHARE = 2
-"""At most one block in so many of the pool is kept from its owners by copies that still read it."""
+"""While copies keep more than one block in so many of the pool in use, no others are begun."""
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """The leading blocks of a prefix, in use until copies have read those that are `left`.
+
+    All of them: a block that is used without its parent could outlive it.
+    """
+
+    blocks: list[int]
+    left: set[int]
 
 
 class Tiering:
@@ -27,13 +38,17 @@ class Tiering:
 
     def __init__(self, stack: TierStack, blocks: BlockManager, on_loaded: Callable[[int, Load], None]) -> None:
         self.speed = PrefillSpeed()
-        self.held: Counter[int] = Counter()
-        """Blocks that copies read, beside whoever else uses them."""
+        self._reading: list[_Reading] = []
         self._stack = stack
         self._blocks = blocks
         self._on_loaded = on_loaded
         self._loading: dict[int, tuple[Load, bytes]] = {}
         self._pack = struct.Struct(f"<{blocks.block_size}I").pack
+
+    @property
+    def held(self) -> list[list[int]]:
+        """Blocks that are in use because of copies, beside whoever else uses them."""
+        return [reading.blocks for reading in self._reading]
 
     # ---- up -----------------------------------------------------------------------------------------------
 
@@ -84,16 +99,22 @@ class Tiering:
             return
         offloader = self._stack.offloader
         offloader.touch([key for key, _ in pages])
-        if self.held.total() * HELD_SHARE < self._blocks.total:
-            taken = offloader.offer(pages)
-            self._blocks.hold(taken)
-            self.held.update(taken)
+        if sum(map(len, self.held)) * HELD_SHARE >= self._blocks.total:
+            return
+        taken = set(offloader.offer(pages))
+        if taken:
+            used = sequence.blocks[: 1 + max(n for n, (_, block) in enumerate(pages) if block in taken)]
+            self._blocks.hold(used)
+            self._reading.append(_Reading(used, taken))
 
     def read(self, blocks: list[int]) -> None:
         """Copies are done with these blocks."""
-        self._blocks.release(blocks)
-        self.held.subtract(blocks)
-        self.held += Counter()  # drop the zeros
+        for block in blocks:
+            reading = next(reading for reading in self._reading if block in reading.left)
+            reading.left.remove(block)
+            if not reading.left:
+                self._reading.remove(reading)
+                self._blocks.release(reading.blocks)
 
     def observe(self, step: Step, seconds: float) -> None:
         """Learn how fast prompts are computed, from steps that compute little else."""

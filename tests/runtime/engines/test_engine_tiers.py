@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
 from pathlib import Path
@@ -213,3 +214,49 @@ def test_cancelled_loads_leave_no_block_behind(tmp_path: Path) -> None:
     engine.stop()
 
     assert tokens == mock_tokens(PROMPT, 4)
+
+
+@pytest.mark.parametrize("tiers", ["host", "disk", "host+disk+object"])
+@pytest.mark.parametrize("admission", ["all", "frequent"])
+def test_a_crowd_in_a_small_pool_gets_the_right_tokens(tiers: str, admission: str, tmp_path: Path) -> None:
+    """Shared prefixes, preemption, cancels, and loads and stores of the same blocks at once; the mocker checks all."""
+    rng = random.Random(f"{tiers} {admission}")
+    engine, listener = start(cache(tiers, tmp_path, admission), prefill_us_per_token=300)
+    stems = [[rng.randrange(900) for _ in range(24)] for _ in range(6)]
+    expected: dict[int, list[int]] = {}
+    for wave in range(12):
+        keys = []
+        for key in range(wave * 10, wave * 10 + 10):
+            prompt = rng.choice(stems)[: rng.randrange(4, 25)] + [rng.randrange(3) for _ in range(rng.randrange(1, 20))]
+            engine.add(request(key, prompt, 6))
+            if rng.random() < 0.2:
+                engine.cancel(key)
+            else:
+                expected[key] = mock_tokens(prompt, 6)
+                keys.append(key)
+        for key, tokens in crowd(listener, keys).items():
+            assert tokens == expected[key]
+    settle(engine)
+    time.sleep(0.1)
+    assert engine._scheduler is not None
+    engine._scheduler.check_integrity()
+    found = hits(listener)
+    engine.stop()
+
+    assert found.total() > 0
+
+
+def crowd(listener: Listener, keys: list[int]) -> dict[int, list[int]]:
+    """The tokens of these requests, whatever else comes in between."""
+    tokens: dict[int, list[int]] = {key: [] for key in keys}
+    left = set(keys)
+    while left:
+        report = listener.next()
+        assert report.failure is None, report.failure
+        for output in report.outputs:
+            assert output.error is None, output.error
+            if output.request_id in tokens:
+                tokens[output.request_id].extend(output.tokens)
+                if output.finish is not None:
+                    left.discard(output.request_id)
+    return tokens
