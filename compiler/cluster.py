@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -114,6 +115,4 @@ def digest_of(cluster: Cluster) -> str:
     """A hash of the facts; where they come from and how they are written does not matter."""
     facts = {key: value for key, value in cluster.facts().items() if key != "provenance"}
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
-    import hashlib  # it loads all of OpenSSL, and not every command asks for a digest
-
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()

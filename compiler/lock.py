@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -203,6 +204,4 @@ def _sorted(value: Any) -> Any:
 
 
 def _hash(text: str) -> str:
-    import hashlib  # it loads all of OpenSSL, and not every command asks for a digest
-
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()

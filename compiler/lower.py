@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from dynamoc.compiler.dialect import dialect
@@ -41,8 +43,6 @@ def lower(plan: Plan) -> Manifest:
         model_root=plan.cluster.model_root,
         port_range=PortRange(first=first, count=count),
     )
-    import hashlib  # it loads all of OpenSSL, and not every command asks for a digest
-
     digest = hashlib.blake2b(encode_manifest(manifest).encode(), digest_size=HASH_BYTES).hexdigest()
     return msgspec.structs.replace(manifest, plan_hash=digest)
 
