@@ -51,7 +51,7 @@ wheel: $(VENV)/.dev ## Build sdist and wheel into dist/
 	@$(BIN)/python -m build
 
 bench: $(VENV)/.dev model ## Every CPU benchmark, each beside its peer and its ceiling
-	@for script in cpu_engine frontend transfer_cpu router compile; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@for script in cpu_engine frontend transfer_cpu router compile tiers; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 	@nice -n 19 $(BIN)/python tests/fuzz/fuzz_spec.py --keep .fuzz --output benchmarks/results/fuzz.json
@@ -63,7 +63,7 @@ object-test: .swift $(VENV)/.dev ## The object tier against a real S3 server: Op
 	@$(BIN)/python -m pytest tests/integration/test_object_store.py
 
 clean: ## Remove what was built here
-	@rm -rf $(VENV) dist build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .swift dist build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dynamoc needs Python >= 3.11; set PYTHON=…"; exit 1; }

@@ -28,7 +28,7 @@ CLOSE_S = 5.0
 class TierStack:
     """Everything below the device. `changed` is called from any thread when there is news to take.
 
-    `on_read` gets the device blocks that a copy has finished reading.
+    `on_read` gets the device blocks that a copy has finished reading. OSError or ValueError if a tier cannot be used.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class TierStack:
         self.onboarder = Onboarder(device, self.host, self.stores, self.staging, self.tally)
         self._tiers: list[Tier] = [*([self.host] if self.host is not None else []), *self.stores]
         for tier in self._tiers:
+            if not tier.ledger.capacity:
+                raise ValueError(f"tier {tier.name} is too small for a single page: one takes {frame} bytes")
             tier.lane.after_job = changed
         self._stop = threading.Event()
         self._refreshing = threading.Thread(target=self._refresh, name="kv-refresh", daemon=True)

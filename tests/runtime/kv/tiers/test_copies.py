@@ -224,6 +224,19 @@ def test_a_read_only_store_is_off_for_a_while_and_says_so(tmp_path: Path) -> Non
         assert one.load(KEYS) == 0
 
 
+@pytest.mark.parametrize("tier", ["host", "disk", "object"])
+def test_a_tier_without_room_for_a_page_is_an_error(tier: str, tmp_path: Path) -> None:
+    size = FRAME - 1
+    cache = {
+        "host": CacheSettings(host_bytes=size),
+        "disk": CacheSettings(disk=DiskTier(str(tmp_path), size)),
+        "object": CacheSettings(object=ObjectTier(f"file://{tmp_path}", size)),
+    }[tier]
+
+    with pytest.raises(ValueError, match=f"too small for a single page: one takes {FRAME} bytes"):
+        Rig(cache)
+
+
 # ---- the decision ------------------------------------------------------------------------------------------
 
 
