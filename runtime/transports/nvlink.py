@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, bus_address
+from dynamoc.runtime.kv.cuda.device import PAUSE_S, SPIN_S, DeviceError, bus_address
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import Span
 from dynamoc.runtime.kv.pool import Pool
@@ -35,7 +35,10 @@ T = TypeVar("T")
 
 
 class NvlinkTransport:
-    """One thread starts all work of this end and waits for it; the device does what was started in order."""
+    """One thread starts all pushes and waits for them; the device does what was started in order.
+
+    What arrives is summed from the event loop, which polls: the hand-over of a prompt waits for no other thread.
+    """
 
     name = "nvlink"
     checksum = Checksum.SUMS
@@ -45,6 +48,7 @@ class NvlinkTransport:
         self._ctas = ctas
         self._pool: DevicePool | None = None
         self._copier: Copier | None = None
+        self._verifier: Copier | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-push")
         self._peers: list[NvlinkPeer] = []
         self._transfers: set[ThreadedTransfer] = set()
@@ -137,9 +141,9 @@ class NvlinkTransport:
             return blocks
         await self._ready()
         try:
-            sums = await self._run(functools.partial(self._sum, pool, blocks, span))
-        except DeviceError as error:
-            raise TransportError(str(error)) from error
+            sums = await self._sum(pool, blocks, span)
+        except (DeviceError, TimeoutError) as error:
+            raise TransportError(f"what arrived cannot be verified: {error}") from error
         wrong = (sums != np.frombuffer(checksums, "<u8").reshape(-1, 2)).any(axis=1)
         return blocks[np.flatnonzero(wrong)]
 
@@ -159,28 +163,36 @@ class NvlinkTransport:
         await asyncio.gather(*(transfer.wait() for transfer in running))
         for peer in self._peers:
             peer.close()
-        copier, self._copier = self._copier, None
-        if copier is not None:
-            await self._run(copier.close)
+        copiers, self._copier, self._verifier = (self._copier, self._verifier), None, None
+        for copier in copiers:
+            if copier is not None:
+                await self._run(copier.close)
         await asyncio.to_thread(self._executor.shutdown)
 
     async def _ready(self) -> None:
         """Compile the kernels and allocate what they need, once."""
-        if self._copier is None:
-            make = functools.partial(Copier, self._registered().device, self._ctas)
+        if self._verifier is None:
+            device = self._registered().device
             try:
-                self._copier = await self._run(make)
+                self._copier = await self._run(functools.partial(Copier, device, self._ctas))
+                self._verifier = await self._run(functools.partial(Copier, device))
             except DeviceError as error:
                 raise TransportError(str(error)) from error
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
-    def _sum(self, pool: DevicePool, blocks: Indices, span: Span) -> Table:
-        assert self._copier is not None
+    async def _sum(self, pool: DevicePool, blocks: Indices, span: Span) -> Table:
+        assert self._verifier is not None
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         runs = Runs(pool.address + span.start, pool.layout.block_bytes, blocks.astype(np.uint64))
-        summed = self._copier.sum(runs, span.size, deadline_s=VERIFY_LIMIT_S)
-        summed.wait(VERIFY_LIMIT_S)
+        summed = self._verifier.sum(runs, span.size, deadline_s=VERIFY_LIMIT_S)
+        while not summed.is_done():
+            waited = loop.time() - began
+            if waited > VERIFY_LIMIT_S:
+                raise TimeoutError(f"the device did not finish within {VERIFY_LIMIT_S:g} s")
+            await asyncio.sleep(0 if waited < SPIN_S else PAUSE_S)
         assert summed.sums is not None
         return summed.sums
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, bus_address, on_device, runtime
+from dynamoc.runtime.kv.cuda.device import DeviceError, bus_address, on_device, require_devices, runtime
 from dynamoc.runtime.kv.cuda.links import joined_by_nvlink
 from dynamoc.runtime.kv.cuda.pool import PROOF_BYTES
 from dynamoc.runtime.kv.transfer.sums import sums_of
@@ -56,6 +56,7 @@ async def probe(offer: Offer, device: int, limit_s: float) -> None:
 def why_not(offer: Offer, device: int, limit_s: float) -> str:
     """Why blocks would not get there; empty if they would."""
     try:
+        require_devices()
         mine = bus_address(device)
         if mine != offer.bus and joined_by_nvlink(mine, offer.bus) is False:
             return f"GPU {mine} and GPU {offer.bus} are not joined by NVLink"

@@ -47,6 +47,14 @@ class Copy:
         for batch in self.batches:
             batch.settle(max(0.0, ends_at - time.monotonic()))
 
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once; DeviceError if the device failed."""
+        try:
+            self.wait(0)
+        except TimeoutError:
+            return False
+        return True
+
 
 class Copier:
     """Owns a stream and a staging ring on one device. Used from one thread at a time.
