@@ -105,6 +105,18 @@ def test_a_run_that_was_refused_has_no_job(tmp_path: Path) -> None:
     assert job_of(tmp_path) is None
 
 
+def test_a_refusal_hides_no_job_before_it(tmp_path: Path) -> None:
+    """The job that was to go on was refused: the run still has its first, and must not get another first one."""
+    receipts = Receipts(tmp_path)
+    receipts.add("intent", comment="dynamoc:x", retries=2)
+    receipts.add("submitted", job="7")
+    receipts.add("refused", reason="no such partition")
+
+    assert job_of(tmp_path) == "7"
+    assert receipts.jobs() == ("7",)
+    assert receipts.retries() == 2
+
+
 def test_the_last_submission_counts(tmp_path: Path) -> None:
     receipts = Receipts(tmp_path)
     receipts.add("intent", comment="dynamoc:x")
