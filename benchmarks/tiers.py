@@ -1,6 +1,6 @@
 """How fast KV moves between the device pool and the tiers of a CPU worker, each beside the ceiling of the same minute.
 
-    python benchmarks/tiers.py [--gib 2.4] [--rounds 7] [--folder DIR] [--swift VENV] [--output FILE]
+    python benchmarks/tiers.py [--gb 2.4] [--rounds 7] [--folder DIR] [--swift VENV] [--output FILE]
 
 The prefix is that of Dynamo's issue 6101: 2.4 GB whose fragments are 16 KiB each (a layer's keys of one block). It is
 offloaded to disk and onboarded again, straight from the pool (no host tier), through the bounce buffers, with every
@@ -269,28 +269,31 @@ def s3(venv: str | None, folder: Path) -> Iterator[str | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--gib", type=float, default=2.4, help="size of the prefix on disk, in 10^9 bytes")
+    parser.add_argument("--gb", type=float, default=2.4, help="size of the prefix on disk")
     parser.add_argument("--object-mib", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--swift", help="virtual environment with Swift in it")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    result: dict[str, Any] = {
+        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "load_at_start": os.getloadavg()[0]},
+        "rounds": options.rounds,
+    }
+
+    def keep(name: str, measured: dict[str, Any]) -> None:
+        result[name] = measured
+        print(json.dumps({name: measured}, indent=2), flush=True)
+        if options.output is not None:
+            options.output.write_text(json.dumps(result, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
-        result: dict[str, Any] = {
-            "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "load_at_start": os.getloadavg()[0]},
-            "rounds": options.rounds,
-            "disk": disk(folder, int(options.gib * 1e9), options.rounds),
-        }
-        result["object_file"] = objects(f"file://{folder}/objects", options.object_mib << 20, options.rounds)
+        folder, size = Path(name), options.object_mib << 20
+        keep("object_file", objects(f"file://{folder}/objects", size, options.rounds))
         with s3(options.swift, folder) as url:
             if url is not None:
-                result["object_s3_swift"] = objects(url, options.object_mib << 20, options.rounds)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(text + "\n")
+                keep("object_s3_swift", objects(url, size, options.rounds))
+        keep("disk", disk(folder, int(options.gb * 1e9), options.rounds))
 
 
 if __name__ == "__main__":
