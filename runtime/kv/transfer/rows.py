@@ -24,6 +24,9 @@ def rows_of(data: memoryview, block_bytes: int, span: Span) -> Rows:
 
 def pick(rows: Rows, blocks: Indices) -> Rows:
     """These rows one after another; a view where they are so already."""
+    if blocks.size == 1:
+        one: Rows = rows[blocks[0]]
+        return one
     if _are_adjacent(blocks):
         return np.ascontiguousarray(rows[blocks[0] : blocks[-1] + 1])
     return rows[blocks]
@@ -31,7 +34,9 @@ def pick(rows: Rows, blocks: Indices) -> Rows:
 
 def put(rows: Rows, blocks: Indices, data: Rows) -> None:
     """Make `data` the content of these rows."""
-    if _are_adjacent(blocks):
+    if blocks.size == 1:
+        rows[blocks[0]] = data
+    elif _are_adjacent(blocks):
         rows[blocks[0] : blocks[-1] + 1] = data
     else:
         rows[blocks] = data
@@ -49,4 +54,4 @@ def bytes_of(data: Rows) -> memoryview:
 
 
 def _are_adjacent(blocks: Indices) -> bool:
-    return blocks.size > 0 and bool((np.diff(blocks) == 1).all())
+    return blocks.size > 0 and bool(blocks[-1] - blocks[0] == blocks.size - 1 and (np.diff(blocks) == 1).all())
