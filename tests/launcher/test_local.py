@@ -62,7 +62,7 @@ def test_a_run_that_cannot_start_fails_with_the_evidence_and_stops_the_other_nod
     with pytest.raises(RunFailedError) as failure, run.running(lambda: None):
         run.wait_ready(lambda: None)
     said = str(failure.value)
-    assert "`prefill-0` exited with status 3: no such weights; 1 restarts" in said
+    assert "`prefill-0` exited with status 3: no such weights; it failed the same way twice" in said
     assert "evidence/prefill-0-1.txt" in said and "  | hello from prefill-0 1" in said
     assert pids(run.folder) == set()
 
