@@ -19,22 +19,39 @@ REQUESTS_AT_ONCE = 100
 DEADLINE_S = 3600.0
 
 
+class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file of requests in Mooncake's format, replayed at the times it has, divided by `speedup`.
+
+    `block_tokens` is how many tokens each of its hashes stands for.
+    """
+
+    path: str
+    block_tokens: int = 512
+    speedup: float = 1.0
+
+
 class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One load: lengths in tokens, how many requests in flight, how many a second (None: no limit of its own).
 
-    `shared_prefix` is the share of each prompt that all have in common; a point ends after `deadline_s`, done or not.
+    Each prompt shares the first `shared_prefix` of its `isl` with those of the same group, of `prefixes` groups. With a
+    deviation, lengths are normal, never further from the mean than twice that. A point ends after `deadline_s`, done or
+    not. With a trace, lengths and times are its own, `isl` and `osl` bound them, and `requests` None takes all of it.
     """
 
     id: str
     isl: int
     osl: int
-    requests: int
+    requests: int | None
     warmup_requests: int
     concurrency: int | None
     rate: float | None
     shared_prefix: float
     seed: int
     deadline_s: float
+    prefixes: int = 1
+    isl_stddev: float = 0.0
+    osl_stddev: float = 0.0
+    trace: Trace | None = None
 
 
 class LoadPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

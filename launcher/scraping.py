@@ -91,9 +91,14 @@ def summarise(manifest: Manifest, samples: dict[str, Samples]) -> Summary:
     )
 
 
+def declared_transports(manifest: Manifest) -> tuple[str, ...]:
+    """What moves KV between workers, by the plan."""
+    return tuple(sorted({edge.transport for edge in manifest.edges if edge.kind == "kv" and edge.transport}))
+
+
 def problems(manifest: Manifest, summary: Summary) -> list[str]:
     """How the KV path differs from what the plan declares; empty if it does not."""
-    declared = {edge.transport for edge in manifest.edges if edge.kind == "kv" and edge.transport}
+    declared = set(declared_transports(manifest))
     used = {transport for transport, moved in summary.moved.items() if moved.blocks}
     found = [f"the plan declares transport `{t}`, but it moved no block" for t in sorted(declared - used)]
     found += [

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
+import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,17 +16,18 @@ import msgspec
 import uvloop
 
 import dynamoc
+from dynamoc.launcher.load.asks import Ask, ahead, asks_of, asks_of_trace
+from dynamoc.launcher.load.client_limit import client_limit
 from dynamoc.launcher.load.generator import Measured
 from dynamoc.launcher.load.http import Connection, HttpError
 from dynamoc.launcher.load.point import LoadPoint, RequestRecord, Target
 from dynamoc.launcher.load.prompts import Prompts
+from dynamoc.launcher.load.trace import count_requests
 
 PATH = "/v1/completions"
 DONE = b"[DONE]"
 NOTHING = b"null"
 MILLI = 1000.0
-BUSY = 0.9
-"""Share of a core from which on the tool itself may be what limits the load."""
 
 
 class _Choice(msgspec.Struct):
@@ -56,84 +58,94 @@ class Builtin:
 
 async def _measure(point: LoadPoint, target: Target, deadline_s: float) -> Measured:
     deadline = time.perf_counter() + deadline_s
+    requests = count_requests(point, point.trace) if point.trace else point.requests
+    assert requests is not None
     prompts = Prompts(point, target.tokenizer)
-    warmup = _Batch(point, target, prompts.make("warmup", point.warmup_requests), deadline)
-    if warmup.prompts:
-        await warmup.run()
-    batch = _Batch(point, target, prompts.make("main", point.requests), deadline)
+    warmup = _Batch(point, target, deadline)
+    await warmup.closed_loop(list(asks_of(point, prompts, "warmup", point.warmup_requests)))
+    batch = _Batch(point, target, deadline)
+    asks = (
+        asks_of_trace(point, point.trace, prompts)
+        if point.trace
+        else iter([*asks_of(point, prompts, "main", requests)])
+    )
+    drive = batch.closed_loop if point.rate is None and point.trace is None else batch.open_loop
     started, cpu, begin = time.time(), time.process_time(), time.perf_counter()
-    complete = await batch.run()
+    complete = await drive(asks)
     duration = time.perf_counter() - begin
     busy = (time.process_time() - cpu) / duration
     records = tuple(sorted(batch.records, key=lambda record: record.index))
-    return Measured(records, started, started + duration, complete, client_limited=busy > BUSY)
+    limit = client_limit(point, records, batch.late_s, busy)
+    return Measured(records, started, started + duration, complete, limit, requests)
 
 
 class _Batch:
     """Requests in flight together, and what came of each."""
 
-    def __init__(self, point: LoadPoint, target: Target, prompts: Sequence[str], deadline: float) -> None:
+    def __init__(self, point: LoadPoint, target: Target, deadline: float) -> None:
         place = urlsplit(target.url)
         assert place.hostname is not None
-        self.prompts = prompts
         self.records: list[RequestRecord] = []
+        self.late_s: list[float] = []
+        """How long after their time requests of an open loop were sent."""
         self._point = point
         self._model = target.model
         self._place = (place.hostname, place.port or 80)
         self._deadline = deadline
         self._connections: list[Connection] = []
 
-    async def run(self) -> bool:
-        """Whether every request was answered, well or not, before the deadline."""
-        drive = self._closed_loop if self._point.rate is None else self._open_loop
+    async def closed_loop(self, asks: Iterable[Ask]) -> bool:
+        """As many in flight as there may be, the next follows an answer; whether all were answered in time."""
+        async with self._in_time() as limit, asyncio.TaskGroup() as group:
+            waiting = enumerate(asks)
+            for first in itertools.islice(waiting, self._point.concurrency):
+                group.create_task(self._in_turn(itertools.chain([first], waiting)))
+        return not limit.expired()
+
+    async def open_loop(self, asks: Iterator[Ask]) -> bool:
+        """Each when it is due; where as many are in flight as may be, it waits and its clock runs. As above."""
+        free = asyncio.Semaphore(self._point.concurrency or sys.maxsize)
+        begin = math.inf
+        async with self._in_time() as limit, asyncio.TaskGroup() as group, contextlib.aclosing(ahead(asks)) as coming:
+            index = 0
+            async for ask in coming:
+                begin = min(begin, time.perf_counter())
+                due = begin + ask.at_s
+                await asyncio.sleep(due - time.perf_counter())
+                self.late_s.append(time.perf_counter() - due)
+                group.create_task(self._when_free(free, index, ask, due))
+                index += 1
+        return not limit.expired()
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[asyncio.Timeout, None]:
+        """Cut off at the deadline; connections are closed."""
         try:
-            async with asyncio.timeout(max(0.0, self._deadline - time.perf_counter())):
-                await drive()
-        except TimeoutError:
-            return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._deadline - time.perf_counter())) as limit:
+                    yield limit
         finally:
             for connection in self._connections:
                 connection.close()
-        return True
 
-    async def _closed_loop(self) -> None:
-        """As many in flight as there may be; the next follows an answer."""
-        waiting = iter(enumerate(self.prompts))
-        width = min(self._point.concurrency or len(self.prompts), len(self.prompts))
-        async with asyncio.TaskGroup() as group:
-            for _ in range(width):
-                group.create_task(self._in_turn(waiting))
+    async def _in_turn(self, waiting: Iterator[tuple[int, Ask]]) -> None:
+        for index, ask in waiting:
+            await self._request(index, ask, time.perf_counter())
 
-    async def _in_turn(self, waiting: Iterator[tuple[int, str]]) -> None:
-        for index, prompt in waiting:
-            await self._request(index, prompt, time.perf_counter())
-
-    async def _open_loop(self) -> None:
-        """Arrivals of a Poisson process; where as many are in flight as may be, an arrival waits and its clock runs."""
-        assert self._point.rate is not None
-        dice = random.Random(f"{self._point.seed}/{self._point.id}/arrivals")  # noqa: S311  # not a secret
-        gaps = (dice.expovariate(self._point.rate) for _ in self.prompts)
-        begin = time.perf_counter()
-        free = asyncio.Semaphore(self._point.concurrency or len(self.prompts))
-        async with asyncio.TaskGroup() as group:
-            for (index, prompt), offset in zip(enumerate(self.prompts), itertools.accumulate(gaps), strict=True):
-                await asyncio.sleep(begin + offset - time.perf_counter())
-                group.create_task(self._when_free(free, index, prompt, begin + offset))
-
-    async def _when_free(self, free: asyncio.Semaphore, index: int, prompt: str, due: float) -> None:
+    async def _when_free(self, free: asyncio.Semaphore, index: int, ask: Ask, due: float) -> None:
         async with free:
-            await self._request(index, prompt, due)
+            await self._request(index, ask, due)
 
-    async def _request(self, index: int, prompt: str, due: float) -> None:
+    async def _request(self, index: int, ask: Ask, due: float) -> None:
         """One request on a connection that is free; `due` is when its clock starts."""
         connection = self._connections.pop() if self._connections else Connection(*self._place)
         answer = _Answer()
         error = None
         try:
-            async with contextlib.aclosing(connection.events(PATH, self._body(prompt))) as events:
+            async with contextlib.aclosing(connection.events(PATH, self._body(ask))) as events:
                 async for now, data in events:
                     answer.take(now, data)
-            error = answer.fault(self._point.osl)
+            error = answer.fault(ask.osl)
         except (OSError, HttpError, msgspec.MsgspecError) as failure:
             error = str(failure) or type(failure).__name__
         except asyncio.CancelledError:
@@ -160,12 +172,12 @@ class _Batch:
             )
         )
 
-    def _body(self, prompt: str) -> bytes:
+    def _body(self, ask: Ask) -> bytes:
         return msgspec.json.encode(
             {
                 "model": self._model,
-                "prompt": prompt,
-                "max_tokens": self._point.osl,
+                "prompt": ask.prompt,
+                "max_tokens": ask.osl,
                 "ignore_eos": True,
                 "temperature": 0.0,
                 "stream": True,

@@ -22,7 +22,10 @@ class Measured:
     ended: float
     complete: bool
     """Whether every request was made and answered before the deadline."""
-    client_limited: bool = False
+    client_limit: str | None = None
+    """What of the generator was the limit, with the figures that show it; None if nothing was."""
+    requests: int | None = None
+    """How many were to be made, where the point leaves that to its trace."""
 
 
 class LoadGenerator(Protocol):

@@ -1,4 +1,4 @@
-"""Load points, and what is known of each of their requests."""
+"""Load points, and whom they ask."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from dynamoc.compiler.load_plan import FILE, LoadPlan, LoadPoint
+from dynamoc.compiler.load_plan import FILE, LoadPlan, LoadPoint, Trace
+from dynamoc.launcher.results.record import RequestRecord
 
-__all__ = ["LoadError", "LoadPlan", "LoadPoint", "RequestRecord", "Target", "read_load"]
+__all__ = ["LoadError", "LoadPlan", "LoadPoint", "RequestRecord", "Target", "Trace", "read_load"]
 
 
 class LoadError(Exception):
@@ -23,22 +24,6 @@ class Target:
     url: str
     model: str
     tokenizer: Path
-
-
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request of a point. `started` is Unix time; the rest of the times are ms since the request was sent.
-
-    `token_ms` has one entry for each piece of the stream: a token, or several where the server sent them at once.
-    """
-
-    index: int
-    started: float
-    e2e_ms: float
-    input_tokens: int
-    output_tokens: int
-    ttft_ms: float | None = None
-    token_ms: tuple[float, ...] = ()
-    error: str | None = None
 
 
 def read_load(folder: Path) -> LoadPlan | None:

@@ -25,24 +25,54 @@ class Prompts:
         self._tokenizer = _tokenizer(folder)
         self._words = _words(self._tokenizer)
         common = min(round(point.isl * point.shared_prefix), point.isl)
-        self._prefix = random.Random(f"{point.seed}/prefix").choices(self._words, k=common)  # noqa: S311  # not a secret
+        self._unlike = 0
+        self._prefixes = [self._draw(self._dice(f"prefix/{group}"), common) for group in range(point.prefixes)]
 
     def make(self, kind: str, count: int) -> list[str]:
-        """As many as are asked for, none like another but in the shared prefix; LoadError if that cannot be."""
-        dice = random.Random(f"{self._point.seed}/{self._point.id}/{kind}")  # noqa: S311  # not a secret
+        """As many as are asked for, none like another but in a shared prefix; LoadError if that cannot be."""
+        dice = self._dice(f"{self._point.id}/{kind}")
         return [self._one(dice) for _ in range(count)]
 
+    def of_blocks(self, hashes: Sequence[int], isl: int, block_tokens: int) -> str:
+        """A prompt of `isl` tokens whose blocks are the same wherever their hashes are; without hashes, like no other.
+
+        Only the last block is trimmed or filled up, so that a shared beginning stays one. LoadError.
+        """
+        if not hashes:
+            self._unlike += 1
+            dice = self._dice(f"unlike/{self._unlike}")
+            return self._exact(self._draw(dice, isl), isl, dice)
+        words = [word for each in hashes for word in self._draw(self._dice(f"block/{each}"), block_tokens)]
+        return self._exact(words[:isl], isl, self._dice(f"end/{hashes[-1]}"))
+
     def _one(self, dice: random.Random) -> str:
-        """Words are drawn until the text has the length; what the tokenizer adds by itself counts too."""
-        own = dice.choices(self._words, k=self._point.isl - len(self._prefix))
-        words = self._prefix + own
+        """A prefix of some group, and words of its own."""
+        isl = drawn(dice, self._point.isl, self._point.isl_stddev)
+        prefix = self._prefixes[dice.randrange(len(self._prefixes))][:isl]
+        return self._exact(prefix + self._draw(dice, isl - len(prefix)), isl, dice)
+
+    def _exact(self, words: list[str], isl: int, dice: random.Random) -> str:
+        """Words go or come until the text has the length; what the tokenizer adds by itself counts too."""
         for _ in range(TRIES):
             text = "".join(words)
-            excess = len(self._tokenizer.encode(text).ids) - self._point.isl
+            excess = len(self._tokenizer.encode(text).ids) - isl
             if excess == 0:
                 return text
-            words = words[:-excess] if excess > 0 else words + dice.choices(self._words, k=-excess)
-        raise LoadError(f"no text of exactly {self._point.isl} tokens was found for this model's tokenizer")
+            words = words[:-excess] if excess > 0 else words + self._draw(dice, -excess)
+        raise LoadError(f"no text of exactly {isl} tokens was found for this model's tokenizer")
+
+    def _draw(self, dice: random.Random, count: int) -> list[str]:
+        return dice.choices(self._words, k=count)
+
+    def _dice(self, use: str) -> random.Random:
+        return random.Random(f"{self._point.seed}/{use}")  # noqa: S311  # not a secret
+
+
+def drawn(dice: random.Random, mean: int, stddev: float) -> int:
+    """A length around a mean, at least 1 and never further away than two deviations."""
+    if not stddev:
+        return mean
+    return max(1, round(min(max(dice.gauss(mean, stddev), mean - 2 * stddev), mean + 2 * stddev)))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

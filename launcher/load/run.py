@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +13,11 @@ import msgspec
 from dynamoc.launcher.load.generator import LoadGenerator, Measured, load_generator
 from dynamoc.launcher.load.point import LoadPlan, LoadPoint, RequestRecord, Target
 from dynamoc.launcher.load.remaining import RESULTS, remaining, result_file
-from dynamoc.launcher.results.row import Row, encode_row, spread_of
-from dynamoc.launcher.scraping import ScrapeError, Summary, problems, scrape_run, summarise
+from dynamoc.launcher.results.acceptance import synthetic_acceptance
+from dynamoc.launcher.results.record import drift_of, figures_of
+from dynamoc.launcher.results.row import Row, encode_row
+from dynamoc.launcher.results.verdict import judge
+from dynamoc.launcher.scraping import ScrapeError, Summary, declared_transports, problems, scrape_run, summarise
 from dynamoc.runtime import environment
 from dynamoc.runtime.agent.record import write_atomically
 from dynamoc.runtime.manifest import Manifest
@@ -24,7 +25,6 @@ from dynamoc.runtime.manifest import Manifest
 RECORDS = "records.jsonl"
 SHOWN_ERRORS = 5
 POLL_S = 0.5
-MILLI = 1000.0
 
 
 class ServedRun(Protocol):
@@ -88,66 +88,34 @@ def _measure(
         "gpus_allocated": plan.gpus_allocated,
         "gpus_working": len({(p.node, gpu) for p in run.manifest.processes for gpu in p.gpus}),
         "transports": _used(before, after),
+        "transports_declared": declared_transports(run.manifest),
+        "synthetic": synthetic_acceptance(run.manifest),
     }
     return row_of(point, measured, facts), measured.records
 
 
 def row_of(point: LoadPoint, measured: Measured, facts: Mapping[str, object]) -> Row:
     """The row of a point from its records; `facts` are the fields that no record tells."""
-    good = [record for record in measured.records if record.error is None]
-    duration = _duration_s(measured)
-    busy_ms = math.fsum(record.e2e_ms for record in measured.records)
+    exact = point.trace is None
     return msgspec.convert(
         {
             **facts,
+            **figures_of(measured.records, measured.started, measured.ended),
             "point": point.id,
-            "started": round(measured.started, 3),
-            "ended": round(measured.ended, 3),
-            "isl_asked": point.isl,
-            "osl_asked": point.osl,
-            "isl": _mean([record.input_tokens for record in good]),
-            "osl": _mean([record.output_tokens for record in good]),
+            "isl_asked": point.isl if exact else None,
+            "osl_asked": point.osl if exact else None,
             "concurrency": point.concurrency,
             "request_rate": point.rate,
-            "effective_concurrency": round(busy_ms / MILLI / duration, 3),
-            "requests": point.requests,
-            "completed": len(good),
-            "failed": len(measured.records) - len(good),
-            "duration_s": round(duration, 6),
-            "requests_per_s": round(len(good) / duration, 4),
-            "output_tokens_per_s": round(sum(record.output_tokens for record in good) / duration, 3),
-            "input_tokens_per_s": round(sum(record.input_tokens for record in good) / duration, 3),
-            "ttft_ms": spread_of(record.ttft_ms for record in good if record.ttft_ms is not None),
-            "tpot_ms": spread_of(tpot for record in good if (tpot := _tpot_ms(record)) is not None),
-            "itl_ms": spread_of(gap for record in good for gap in _gaps(record)),
-            "e2e_ms": spread_of(record.e2e_ms for record in good),
+            "requests": measured.requests if point.requests is None else point.requests,
+            "warmup_requests": point.warmup_requests,
             "complete": measured.complete,
-            "client_limited": measured.client_limited,
+            "client_limited": measured.client_limit is not None,
+            "client_limit": measured.client_limit,
+            "e2e_drift": drift_of(measured.records, point.concurrency or 0) if exact else None,
         },
         Row,
         from_attributes=True,
     )
-
-
-def _duration_s(measured: Measured) -> float:
-    """From the first request to the last answer; of the generator's own times where there is no record."""
-    begins = [record.started for record in measured.records]
-    ends = [record.started + record.e2e_ms / MILLI for record in measured.records]
-    return max(max(ends) - min(begins) if begins else measured.ended - measured.started, 1e-6)
-
-
-def _tpot_ms(record: RequestRecord) -> float | None:
-    if record.ttft_ms is None or record.output_tokens < 2:
-        return None
-    return (record.e2e_ms - record.ttft_ms) / (record.output_tokens - 1)
-
-
-def _gaps(record: RequestRecord) -> list[float]:
-    return [later - earlier for earlier, later in itertools.pairwise(record.token_ms)]
-
-
-def _mean(values: Sequence[int]) -> float:
-    return round(sum(values) / len(values), 3) if values else 0.0
 
 
 def _fault(row: Row, records: Sequence[RequestRecord]) -> str | None:
@@ -162,13 +130,15 @@ def _fault(row: Row, records: Sequence[RequestRecord]) -> str | None:
 
 
 def _keep_evidence(folder: Path, row: Row, records: Sequence[RequestRecord], fault: str) -> str:
-    """The row and the first errors; words that say where."""
+    """The row, why it is not worth anything, and the first errors; words that say where."""
     path = folder / "evidence" / f"load-{row.point}.txt"
     path.parent.mkdir(exist_ok=True)
+    write_atomically(path.with_suffix(".json"), encode_row(row))
     errors = list(dict.fromkeys(record.error for record in records if record.error))[:SHOWN_ERRORS]
     text = f"load point {row.point}, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(row.ended))}: {fault}\n"
-    text += "".join(f"error: {error}\n" for error in errors) + "\n"
-    write_atomically(path, text.encode() + encode_row(row))
+    text += "".join(f"{reason.standing}: {reason.text}\n" for reason in judge(row).reasons)
+    text += "".join(f"error: {error}\n" for error in errors)
+    write_atomically(path, text.encode())
     first = f"the first error is: {errors[0]}; " if errors else ""
     return f"{first}see {path.relative_to(folder)}"
 

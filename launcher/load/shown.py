@@ -11,6 +11,7 @@ from rich.table import Table
 from dynamoc.launcher.load.point import LoadPlan
 from dynamoc.launcher.load.run import ServedRun, run_load
 from dynamoc.launcher.results.row import Row, Spread, rows_of
+from dynamoc.launcher.results.verdict import judge
 
 HEADINGS = (
     "point",
@@ -24,6 +25,7 @@ HEADINGS = (
     "TPOT p99",
     "e2e p50",
     "KV by",
+    "verdict",
 )
 
 
@@ -33,6 +35,8 @@ def make_load(run: ServedRun, plan: LoadPlan, console: Console) -> list[str]:
     def show(row: Row) -> None:
         words = f"load point {row.point}: {row.completed} of {row.requests} requests in {row.duration_s:.1f} s"
         console.print(words, markup=False)
+        for reason in judge(row).reasons:
+            console.print(f"  {reason.standing}: {reason.text}", markup=False)
 
     faults = run_load(run, plan, show)
     rows = {row.point: row for row in rows_of(run.folder)}
@@ -44,11 +48,10 @@ def results_table(rows: Sequence[Row]) -> Table:
     """A row per load point; times in ms."""
     table = Table(title="Load (ms)", title_justify="left", box=SIMPLE_HEAD)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("point", "KV by") else "right")
+        table.add_column(heading, justify="left" if heading in ("point", "KV by", "verdict") else "right")
     for row in rows:
-        mark = " (the client was the limit)" if row.client_limited else ""
         table.add_row(
-            row.point + mark,
+            row.point,
             str(row.completed),
             str(row.failed),
             f"{row.requests_per_s:.2f}",
@@ -59,6 +62,7 @@ def results_table(rows: Sequence[Row]) -> Table:
             _ms(row.tpot_ms, "p99"),
             _ms(row.e2e_ms, "p50"),
             ", ".join(row.transports or ()) or "–",
+            judge(row).standing,
         )
     return table
 

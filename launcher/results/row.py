@@ -68,12 +68,24 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Whether every request of the point was made and answered, well or not, before its deadline."""
     client_limited: bool = False
     """Whether the tool was as busy as it can be: the figures then say more of it than of the pipeline."""
+    client_limit: str | None = None
+    """What of it was: the figures of the test that found so."""
     gpus_allocated: int | None = None
     """Set aside for the run, used or not."""
     gpus_working: int | None = None
     """Those that a process of the plan uses."""
     transports: tuple[str, ...] | None = None
     """What moved KV from prefill to decode while the point ran."""
+    transports_declared: tuple[str, ...] | None = None
+    """What the plan says moves it."""
+    warmup_requests: int | None = None
+    """Requests made before those that count."""
+    e2e_drift: float | None = None
+    """How much longer requests took at the end than at the beginning, as a share (`drift_of`)."""
+    throttled_share: float | None = None
+    """Share of the GPUs' time in which they ran slower to save power or to cool."""
+    synthetic: tuple[str, ...] = ()
+    """Settings that make up how many draft tokens are accepted."""
     labels: dict[str, str] = {}
 
 

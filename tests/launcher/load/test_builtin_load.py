@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_as_many_in_flight_as_asked_on_connections_that_are_kept(tokenizer: Path
     assert [record.index for record in records] == list(range(9))
     assert all(record.error is None and record.output_tokens == 4 for record in records)
     assert all(len(record.token_ms) == 4 and record.ttft_ms == record.token_ms[0] for record in records)
-    assert all(9 < gap < 200 for r in records for gap in [r.token_ms[1] - r.token_ms[0]])
+    assert 9 < statistics.median(r.token_ms[1] - r.token_ms[0] for r in records) < 200
 
 
 def test_requests_are_exact_and_no_two_prompts_are_alike(tokenizer: Path, tmp_path: Path) -> None:
