@@ -40,7 +40,8 @@ from dynamoc.runtime.transports.protocol import (
 from dynamoc.runtime.worker.requests import Requests
 from dynamoc.runtime.worker.telemetry import Telemetry
 
-CONNECT_LIMIT_S = 5.0
+CONNECT_LIMIT_S = 15.0
+"""A first connection between GPUs starts a child process that compiles the kernels."""
 FIRST_RATE = 200e6
 """Bytes per second a transfer is taken to reach before one was measured."""
 SLOWEST_SHARE = 0.1

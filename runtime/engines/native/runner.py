@@ -52,7 +52,7 @@ class TorchRunner:
         self.folder = model_folder
         self.config: ModelConfig = read_config(model_folder, settings.context_length)
         self.eos_token_ids = self.config.eos_token_ids
-        self.device = torch.device(settings.device, 0 if settings.device == "cuda" else None)
+        self.device = torch.device("cuda:0" if settings.device == "cuda" else settings.device)
         self.arguments = read_arguments("native", settings.args, NativeArguments)
         self.dtype = _compute_dtype(self.arguments, settings.dtype, self.device)
         self._layout = _layout(self.config, settings)
