@@ -108,16 +108,24 @@ class Offloader:
         taken: list[int] = []
         host = self._host
         if host is not None:
-            for batch in self._batches(into_host):
-                if self._submit(host.lane, batch, functools.partial(self._to_host, host, batch)):
-                    taken.extend(move.block for move in batch)
-                else:
-                    self._abort_host(host, batch)
+            taken += self._line_up(into_host, host.lane, functools.partial(self._to_host, host))
             for batch in self._batches(from_host):
                 self._spill(host, batch)
-        for batch in self._batches(bounced):
-            if self._submit(self._stores[0].lane, batch, functools.partial(self._to_stores, batch)):
-                taken.extend(move.block for move in batch)
+        if bounced:
+            taken += self._line_up(bounced, self._stores[0].lane, self._to_stores)
+        return taken
+
+    def _line_up(self, moves: list[_Move], lane: Lane, copy: Callable[[Sequence[_Move]], None]) -> list[int]:
+        """Blocks of the batches that were taken. After the first refusal none is: its pages would have no parents."""
+        taken: list[int] = []
+        for batch in self._batches(moves):
+            if not self._submit(lane, batch, functools.partial(copy, batch)):
+                rest = moves[len(taken) :]
+                self._abort_stores(rest[len(batch) :])
+                if self._host is not None:
+                    self._abort_host(self._host, rest)
+                break
+            taken.extend(move.block for move in batch)
         return taken
 
     # ---- the copies ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 import xxhash
 
-from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout
 
 ALIGN = 4096
 """O_DIRECT wants memory, offsets and lengths to be multiples of this."""
@@ -31,14 +31,6 @@ _checksum = xxhash.xxh3_64_intdigest
 
 class PageError(ValueError):
     """A frame is not the page that was asked for, or not whole."""
-
-
-class Heads(msgspec.Struct, frozen=True):
-    """The KV heads of one rank: `count` from `first` on, of the model's `total`."""
-
-    first: int
-    count: int
-    total: int
 
 
 class PageKey(msgspec.Struct, frozen=True):

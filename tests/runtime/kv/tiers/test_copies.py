@@ -356,3 +356,23 @@ TestAnyOrder.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 assert LAYOUT.block_bytes > 1000, "flipped bits must be able to hit a page"
+
+
+def test_a_full_line_takes_a_prefix_and_the_rest_when_it_is_offered_again(tmp_path: Path) -> None:
+    """Whoever offers more than the line takes offers the rest later; nothing is lost, and nothing hangs."""
+    keys = chain("long", 400)
+    size = 8 * FRAME
+    with rig(CacheSettings(disk=DiskTier(str(tmp_path), 100 * size), admission="all"), blocks=400) as one:
+        one.stack.offloader._batch = 1
+        for key, block in zip(keys, range(400), strict=True):
+            one.pool.block(block)[:] = content(key, one.size)
+        left, rounds = list(zip(keys, range(400), strict=True)), 0
+        deadline = time.monotonic() + WAIT_S
+        while left and time.monotonic() < deadline:
+            taken = one.stack.offloader.offer(left)
+            assert taken == [block for _, block in left[: len(taken)]]
+            left, rounds = left[len(taken) :], rounds + 1
+        one.settle()
+
+        assert rounds > 1
+        assert one.load(keys) == 400

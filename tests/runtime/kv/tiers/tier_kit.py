@@ -16,7 +16,7 @@ from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.tiers.device import HostDevice
 from dynamoc.runtime.kv.tiers.load import Load
-from dynamoc.runtime.kv.tiers.page import Heads, PageKey, page_format, page_name
+from dynamoc.runtime.kv.tiers.page import PageKey, page_format, page_name
 from dynamoc.runtime.kv.tiers.stack import TierStack
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
 
