@@ -45,7 +45,7 @@ class Disk:
         found = [(key, slot) for key, slot in self._segments.scan() if slot < capacity]
         self._used.update(slot for _, slot in found)
         for slot in self.ledger.restore(found):
-            self._segments.wipe(slot)
+            self._segments.wipe([slot])
         self.lane = Lane("disk", THREADS, WAITING_STORES)
         self.reading = Rate(ASSUMED_BYTES_PER_S)
         log.info(
@@ -123,9 +123,8 @@ class Disk:
         slots = [entry.slot for entry in entries]
         try:
             self._make_segment(slots[0])
-            for slot in slots:
-                if slot in self._used:
-                    self._segments.wipe(slot)
+            if not self._used.isdisjoint(slots):
+                self._segments.wipe(slots)
             self._used.update(slots)
             self._segments.write(slots, frames)
         except DiskFullError as error:
@@ -156,7 +155,7 @@ class Disk:
 
     def _wipe(self, slot: int) -> None:
         with contextlib.suppress(OSError):  # a place that cannot be wiped keeps a header whose checksum is wrong
-            self._segments.wipe(slot)
+            self._segments.wipe([slot])
 
 
 def _claim(path: Path, format_: PageFormat, capacity: int) -> Segments:

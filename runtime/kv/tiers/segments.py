@@ -37,6 +37,7 @@ class Segments:
         self.page_bytes = format_.frame_bytes - ALIGN
         self.per_segment = max(1, min(capacity, (SEGMENT_BYTES - ALIGN) // format_.frame_bytes))
         self.direct = True
+        self._zeros = memoryview(_aligned(bytes(ALIGN)))
         self._files: dict[int, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -89,10 +90,10 @@ class Segments:
             raise
         self._files[number] = descriptor
 
-    def wipe(self, slot: int) -> None:
-        """Make a place empty before its page is overwritten."""
-        descriptor, header, _ = self._where(slot)
-        self._write_exactly(descriptor, [memoryview(_aligned(bytes(ALIGN)))], header)
+    def wipe(self, slots: Sequence[int]) -> None:
+        """Make consecutive places of one segment empty before their pages are overwritten."""
+        descriptor, header, _ = self._where(slots[0])
+        self._write_exactly(descriptor, [self._zeros] * len(slots), header)
 
     def write(self, slots: Sequence[int], frames: Sequence[memoryview]) -> None:
         """Fill consecutive places of one segment; OSError if not all of it was written."""
