@@ -12,7 +12,7 @@ from pathlib import Path
 import xxhash
 
 from dynamoc.runtime.kv.hashing import extend
-from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.tiers.device import HostDevice
 from dynamoc.runtime.kv.tiers.load import Load
