@@ -1,0 +1,1 @@
+"""What rows come to: frontiers, SLAs, cost, capacity. Pure functions."""
