@@ -20,6 +20,14 @@ class Span(NamedTuple):
         return self.start + self.size
 
 
+class Heads(msgspec.Struct, frozen=True):
+    """The KV heads of one rank: `count` from `first` on, of the model's `total`."""
+
+    first: int
+    count: int
+    total: int
+
+
 class KvLayout(msgspec.Struct, frozen=True):
     """Shape of a KV pool. A block is one contiguous run of `block_bytes`; blocks follow each other without gaps.
 
@@ -36,9 +44,14 @@ class KvLayout(msgspec.Struct, frozen=True):
     """2: keys and values; 1: one latent (MLA)."""
 
     @property
+    def run_bytes(self) -> int:
+        """Bytes of one head of one token, which are together in every order."""
+        return self.head_dim * self.item_bytes
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers."""
-        return self.layers * self.parts * self.heads * self.block_size * self.head_dim * self.item_bytes
+        return self.layers * self.parts * self.heads * self.block_size * self.run_bytes
 
     @property
     def layer_bytes(self) -> int:
