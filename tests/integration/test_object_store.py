@@ -15,9 +15,8 @@ from s3_signing import signed
 from swift_server import Swift, is_installed, swift
 from tier_kit import LAYOUT, Rig, chain, content, rig
 
-from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.tiers.objects import Objects, open_store
-from dynamoc.runtime.kv.tiers.page import Heads
 from dynamoc.runtime.manifest import CacheSettings, ObjectTier
 
 pytestmark = [

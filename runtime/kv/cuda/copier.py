@@ -1,4 +1,7 @@
-"""Copies runs of bytes between any addresses a device reaches, by one kernel that walks tables of indices."""
+"""Copies runs of bytes between any addresses a device reaches, by kernels that walk tables of indices.
+
+A run is a block, or a slice of one: then a walk says where its fragments are on both sides.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,12 @@ from numpy.typing import NDArray
 
 from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, require_devices, runtime
 from dynamoc.runtime.kv.cuda.staging import ROW_BYTES, Batch, Ring, Table
+from dynamoc.runtime.kv.transfer.walk import Step, Walk
 
-SOURCE = Path(__file__).with_name("scatter_gather.cu")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("scatter_gather.cu", "slices.cu"))
+KERNELS = ("copy_runs", "copy_and_sum_runs", "sum_runs", "copy_slices", "copy_and_sum_slices", "sum_slices")
+STEPS = 4
+"""Loops of a walk, in the kernel."""
 CHUNK_BYTES = 4096
 """What a warp takes at a time; CHUNK in the kernel."""
 THREADS = 512
@@ -76,13 +83,25 @@ class Copier:
         self, source: Runs, destination: Runs, run_bytes: int, *, sums: bool = False, deadline_s: float = 10
     ) -> Copy:
         """Start to copy run i of `source` onto run i of `destination`; waits only for staging slots."""
-        if len(source.indices) != len(destination.indices):
-            raise ValueError(f"{len(source.indices)} sources, {len(destination.indices)} destinations")
-        return self._start("copy_and_sum_runs" if sums else "copy_runs", source, destination, run_bytes, deadline_s)
+        words, kernel = _whole(run_bytes), "copy_and_sum_runs" if sums else "copy_runs"
+        return self._start(kernel, source, destination, run_bytes, words, deadline_s)
 
     def sum(self, runs: Runs, run_bytes: int, *, deadline_s: float = 10) -> Copy:
         """Start to sum the runs where they are."""
-        return self._start("sum_runs", runs, runs, run_bytes, deadline_s)
+        return self._start("sum_runs", runs, runs, run_bytes, _whole(run_bytes), deadline_s)
+
+    def copy_slices(
+        self, walk: Walk, source: Runs, destination: Runs, *, sums: bool = False, deadline_s: float = 10
+    ) -> Copy:
+        """Start to copy the slice of block i of `source` onto that of block i of `destination`; runs are blocks."""
+        kernel = "copy_and_sum_slices" if sums else "copy_slices"
+        from_, to = _moved(source, walk.source), _moved(destination, walk.target)
+        return self._start(kernel, from_, to, walk.size, _words(walk), deadline_s)
+
+    def sum_slices(self, walk: Walk, blocks: Runs, *, deadline_s: float = 10) -> Copy:
+        """Start to sum the slice of each block where it is; the walk's source says where that is."""
+        runs = _moved(blocks, walk.source)
+        return self._start("sum_slices", runs, runs, walk.size, _words(walk), deadline_s)
 
     def after(self, event: int) -> None:
         """What is started from now on waits, on the device, for `event` of another stream."""
@@ -93,9 +112,13 @@ class Copier:
         """Wait for what runs and release everything; TimeoutError."""
         self._ring.close(deadline_s)
 
-    def _start(self, kernel: str, source: Runs, destination: Runs, run_bytes: int, deadline_s: float) -> Copy:
+    def _start(
+        self, kernel: str, source: Runs, destination: Runs, size: int, words: tuple[Any, ...], deadline_s: float
+    ) -> Copy:
         count = len(source.indices)
-        copy = Copy(None if kernel == "copy_runs" else np.empty((count, 2), np.uint64))
+        if count != len(destination.indices):
+            raise ValueError(f"{count} sources, {len(destination.indices)} destinations")
+        copy = Copy(np.empty((count, 2), np.uint64) if "sum" in kernel else None)
         ends_at = time.monotonic() + deadline_s
         with on_device(self.device, "start a copy"):
             for start in range(0, count, self._ring.rows):
@@ -107,17 +130,17 @@ class Copier:
                 batch.slot.indices[0, :rows] = source.indices[part]
                 batch.slot.indices[1, :rows] = destination.indices[part]
                 sides = (*_side(batch.slot.indices[0], source), *_side(batch.slot.indices[1], destination))
-                self._launch(kernel, batch, sides, rows, run_bytes)
+                self._launch(kernel, batch, (*sides, np.uint32(rows), *words), rows, size)
         return copy
 
-    def _launch(self, kernel: str, batch: Batch, sides: tuple[Any, ...], rows: int, run_bytes: int) -> None:
+    def _launch(self, kernel: str, batch: Batch, words: tuple[Any, ...], rows: int, run_bytes: int) -> None:
         """Kernel, sums down, event: in stream order."""
         slot, stream, size = batch.slot, self.stream, rows * ROW_BYTES
         chunks = max(1, math.ceil(run_bytes / CHUNK_BYTES))
         ctas = min(self.ctas, math.ceil(rows * chunks * 32 / THREADS))
         if batch.into is not None:
             runtime.memsetAsync(slot.device_sums, 0, size, stream)
-        words = (*sides, np.uint32(rows), np.uint64(run_bytes), np.uint32(chunks), slot.device_sums)
+        words = (*words, np.uint32(chunks), slot.device_sums)
         self._kernels[kernel]((ctas,), (THREADS,), words, stream=self._launch_on)
         if batch.into is not None:
             runtime.memcpyAsync(slot.sums.ctypes.data, slot.device_sums, size, _DEVICE_TO_HOST, stream)
@@ -127,6 +150,24 @@ class Copier:
 def _side(indices: NDArray[np.uint64], runs: Runs) -> tuple[int, np.uint64, np.uint64]:
     """`Runs` as the kernels take it."""
     return indices.ctypes.data, np.uint64(runs.base), np.uint64(runs.stride)
+
+
+def _moved(blocks: Runs, start: int) -> Runs:
+    return blocks._replace(base=blocks.base + start)
+
+
+def _whole(run_bytes: int) -> tuple[Any, ...]:
+    """What the kernels of runs take beside them."""
+    return (np.uint64(run_bytes),)
+
+
+def _words(walk: Walk) -> tuple[Any, ...]:
+    """A walk as the kernels take it; ValueError if a block's slice is more than they count."""
+    if walk.size >= 1 << 32 or len(walk.steps) > STEPS:
+        raise ValueError(f"a slice of {walk.size} B in {len(walk.steps)} loops")
+    steps = (*walk.steps, *(Step(1, 0, 0, 0) for _ in range(STEPS - len(walk.steps))))
+    loops = [word for step in steps for word in (np.uint32(step.times), *map(np.uint64, step[1:]))]
+    return (np.uint32(walk.run_bytes), np.uint64(walk.size), np.uint64(walk.canonical), *loops)
 
 
 def _stream() -> tuple[Any, int]:
@@ -140,5 +181,6 @@ def _stream() -> tuple[Any, int]:
 def _compile() -> dict[str, Any]:
     from cupy import RawModule
 
-    module = RawModule(code=SOURCE.read_text(), options=("-std=c++17",), backend="nvrtc")
-    return {name: module.get_function(name) for name in ("copy_runs", "copy_and_sum_runs", "sum_runs")}
+    code = "\n".join(source.read_text() for source in SOURCES)
+    module = RawModule(code=code, options=("-std=c++17",), backend="nvrtc")
+    return {name: module.get_function(name) for name in KERNELS}

@@ -67,6 +67,12 @@ static void run_warp(unsigned first) {
     }
 }
 
+static void run_grid(unsigned ctas, unsigned threads) {
+    gridDim.x = ctas, blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < ctas; blockIdx.x++)
+        for (unsigned first = 0; first < threads; first += LANES) run_warp(first);
+}
+
 #define SIDES from.indices, from.base, from.stride, to.indices, to.base, to.stride
 
 extern "C" int launch(const char* name, u32 ctas, u32 threads, const Runs* source, const Runs* destination, u32 rows, u64 size,
@@ -76,8 +82,26 @@ extern "C" int launch(const char* name, u32 ctas, u32 threads, const Runs* sourc
     else if (!strcmp(name, "copy_and_sum_runs")) body = [] { copy_and_sum_runs(SIDES, count, bytes, chunks, sums); };
     else if (!strcmp(name, "sum_runs")) body = [] { sum_runs(SIDES, count, bytes, chunks, sums); };
     else return 1;
-    gridDim.x = ctas, blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < ctas; blockIdx.x++)
-        for (unsigned first = 0; first < threads; first += LANES) run_warp(first);
+    run_grid(ctas, threads);
+    return 0;
+}
+
+static u32 run;
+static u64 canonical;
+static Step steps[STEPS];
+
+#define STEP_WORDS(k) steps[k].count, steps[k].source, steps[k].target, steps[k].canonical
+#define WALK run, bytes, canonical, STEP_WORDS(0), STEP_WORDS(1), STEP_WORDS(2), STEP_WORDS(3)
+
+extern "C" int launch_slices(const char* name, u32 ctas, u32 threads, const Runs* source, const Runs* destination, u32 rows, u32 run_bytes,
+                             u64 size, u64 place, const Step* loops, u32 pieces, Sums* out) {
+    from = *source, to = *destination, count = rows, bytes = size, chunks = pieces, sums = out;
+    run = run_bytes, canonical = place;
+    memcpy(steps, loops, sizeof steps);
+    if (!strcmp(name, "copy_slices")) body = [] { copy_slices(SIDES, count, WALK, chunks, sums); };
+    else if (!strcmp(name, "copy_and_sum_slices")) body = [] { copy_and_sum_slices(SIDES, count, WALK, chunks, sums); };
+    else if (!strcmp(name, "sum_slices")) body = [] { sum_slices(SIDES, count, WALK, chunks, sums); };
+    else return 1;
+    run_grid(ctas, threads);
     return 0;
 }

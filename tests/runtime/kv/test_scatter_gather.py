@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import math
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dynamoc.runtime.kv.cuda.copier import CHUNK_BYTES, SOURCE
+from dynamoc.runtime.kv.cuda.copier import CHUNK_BYTES
 from dynamoc.runtime.kv.transfer.sums import Sums, sums_of
 
-COMPILER = shutil.which("g++")
-SHIM = Path(__file__).with_name("kernel_on_host.cpp")
 POISON = 0xA5
 
 
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> ctypes._CFuncPtr:
-    if COMPILER is None:
-        pytest.skip("no g++ to compile the kernel for the CPU")
-    library = tmp_path_factory.mktemp("kernel") / "kernel.so"
-    words = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", f'-DKERNEL="{SOURCE}"', str(SHIM), "-o"]
-    subprocess.run([*words, str(library)], check=True)
-    return ctypes.CDLL(str(library)).launch
+@pytest.fixture
+def launch(kernels_on_host: ctypes.CDLL) -> ctypes._CFuncPtr:
+    return kernels_on_host.launch
 
 
 class Memory:
