@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+import msgspec
 
 from dynamoc.compiler.artifacts import Artifact
 from dynamoc.compiler.directives import Directive, components, spelled
@@ -16,24 +17,21 @@ OF_A_POINT = frozenset({"job-name", "output", "time"})
 """Options that may differ between the points of an array: the array has a name, a log and the longest time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """A compiled point; `folder` holds its artifacts, relative to the folder that is submitted from."""
 
     folder: PurePosixPath
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
+class Array(msgspec.Struct, frozen=True):
     """One array job; task k is point k."""
 
     script: Artifact
     points: tuple[Point, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Arrays:
+class Arrays(msgspec.Struct, frozen=True):
     """The jobs of a campaign. Points that no array can hold are submitted by their own scripts."""
 
     arrays: tuple[Array, ...]

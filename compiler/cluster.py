@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.gpus import find_gpu
 
@@ -16,8 +17,7 @@ PORTS = 8192
 """Ports from `port_base` on that plans are spread over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nics:
+class Nics(msgspec.Struct, frozen=True):
     """Network adapters of a node, all alike."""
 
     count: int
@@ -26,8 +26,7 @@ class Nics:
     """Of one adapter, one direction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One machine. `memory_bytes` is host memory; `gpu_memory_bytes` that of one GPU; 0 is what is not known."""
 
     name: str
@@ -50,8 +49,7 @@ class Node:
     nics: Nics | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """Where models are: `bytes_per_s` of one node that reads, `total_bytes_per_s` of all together; 0 is not known."""
 
     path: str | None = None
@@ -59,8 +57,7 @@ class Storage:
     total_bytes_per_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(msgspec.Struct, frozen=True):
     """A queue of the scheduler and its limits; None is no limit."""
 
     name: str
@@ -68,8 +65,7 @@ class Partition:
     max_nodes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(msgspec.Struct, frozen=True):
     """A site. `port_base` is the first port the plan may use on a node (the frontend's own port is the user's)."""
 
     name: str
@@ -85,7 +81,7 @@ class Cluster:
     objects_bytes_per_s: int = 0
     """What one node reads from the object store."""
     partitions: tuple[Partition, ...] = ()
-    site: Mapping[str, Any] = field(default_factory=dict)
+    site: Mapping[str, Any] = {}
     """Facts for a scheduler's target, as written: account, container runtime, mounts, interface, directives."""
     digest: str = ""
     """Names the whole inventory, also where `nodes` are only those that a plan uses."""
@@ -108,7 +104,7 @@ class Cluster:
 
     def facts(self) -> dict[str, Any]:
         """All of it as plain data, without the digest."""
-        return {key: value for key, value in asdict(self).items() if key != "digest"}
+        return {key: value for key, value in msgspec.to_builtins(self).items() if key != "digest"}
 
 
 def digest_of(cluster: Cluster) -> str:

@@ -1,9 +1,9 @@
 """A cluster file -> Cluster: what may be written of nodes, with the same diagnostics as specs."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from dynamoc.compiler.cluster import Cluster, Nics, Node, Partition, Storage, digest_of

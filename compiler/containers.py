@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.plan import Plan, Process
 
@@ -15,8 +16,7 @@ _DIGEST = re.compile(r"@sha256:([0-9a-f]{64})$")
 _REGISTRY = re.compile(r"^(localhost|[^/]*[.:][^/]*)/")
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """An image as one file that every node sees. `source` is what it is imported from, None where it is there."""
 
     file: str

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 Path = tuple[str | int, ...]
 """Where in the spec: keys and indices from the root."""
@@ -27,8 +29,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """A piece of one text: 1-based line and column, `length` in characters (at least 1)."""
 
     file: str
@@ -37,16 +38,14 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(msgspec.Struct, frozen=True):
     """A marked piece of text and what it contributes. The first label of a diagnostic is the primary one."""
 
     span: Span
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True):
     """Give what is at `path` this value; entries that are missing on the way are made."""
 
     path: Path
@@ -56,8 +55,7 @@ class Put:
         return f"set {spell(self.path)} to `{scalar_text(self.value)}`"
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """Remove the entry at `path`."""
 
     path: Path
@@ -66,8 +64,7 @@ class Drop:
         return f"remove {spell(self.path)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rename:
+class Rename(msgspec.Struct, frozen=True):
     """Give the key at `path` another name."""
 
     path: Path
@@ -80,8 +77,7 @@ class Rename:
 Change = Put | Drop | Rename
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy:
+class Remedy(msgspec.Struct, frozen=True):
     """What a pass proposes, by path: all `changes` together. Without a `text` the help is derived from them."""
 
     changes: tuple[Change, ...]
@@ -93,8 +89,7 @@ class Remedy:
         return self.text or " and ".join(str(change) for change in self.changes)
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True):
     """The characters from offset `start` up to `end` of the file become `text`; a byte order mark counts nothing."""
 
     start: int
@@ -102,16 +97,14 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
+class Fix(msgspec.Struct, frozen=True):
     """A remedy that can be applied to the text: all edits together, and this error is gone."""
 
     help: str
     edits: tuple[Edit, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
+class Diagnostic(msgspec.Struct, frozen=True):
     """One finding. `message` is a fact; `notes` show the arithmetic; only `helps` advise, `fixes` are alternatives."""
 
     code: str
@@ -131,8 +124,7 @@ class CompileError(Exception):
         self.diagnostics = tuple(diagnostics)
 
 
-@dataclass(slots=True)
-class Waiver:
+class Waiver(msgspec.Struct):
     """A rule the user switched off, with the reason."""
 
     code: str
@@ -147,8 +139,7 @@ def _no_edits(changes: Sequence[Change]) -> tuple[Edit, ...] | None:
     return None
 
 
-@dataclass(slots=True)
-class Reporter:
+class Reporter(msgspec.Struct):
     """Collects diagnostics of one compilation.
 
     `locate` maps a path to its span: of the key, or of the value. `edit` turns changes by path into edits of the
@@ -159,11 +150,11 @@ class Reporter:
     locate: Callable[[Path, bool], Span | None]
     edit: Callable[[Sequence[Change]], tuple[Edit, ...] | None] = _no_edits
     home: Callable[[Path], Path] = tuple
-    diagnostics: list[Diagnostic] = field(default_factory=list)
-    waivers: list[Waiver] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = []
+    waivers: list[Waiver] = []
+    unchecked: list[str] = []
     """What no rule could look at, for want of facts."""
-    _said: set[Diagnostic] = field(default_factory=set, repr=False)
+    _said: set[Diagnostic] = set()
 
     def leave_unchecked(self, what: str) -> None:
         """Say that something was not proved; the same thing twice is one."""

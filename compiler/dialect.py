@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.geometry import Geometry
@@ -45,8 +46,7 @@ def kv_format(name: str) -> str:
     return KV_FORMATS.get(name.lower(), name.lower())
 
 
-@dataclass(frozen=True, slots=True)
-class EngineCapabilities:
+class EngineCapabilities(msgspec.Struct, frozen=True):
     """Facts the rules look up. `block_sizes` and `arguments` of None are not checked."""
 
     devices: tuple[str, ...]
@@ -74,9 +74,9 @@ class EngineCapabilities:
     """Data parallelism beside tp may span nodes."""
     resizes_blocks: bool = False
     """A worker takes KV in blocks of another size than its own."""
-    kv_names: Mapping[str, str] = field(default_factory=dict)
+    kv_names: Mapping[str, str] = {}
     """What it calls a format of KV, by `kv_format`."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = {}
     """Fields of a worker where neither the spec nor `args` say."""
     arguments: tuple[str, ...] | None = None
     start_s: float = 60.0
@@ -92,8 +92,7 @@ def transports_of(options: WorkerOptions) -> tuple[str, ...]:
     return facts.transports if on_gpu is None else on_gpu
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedWorker:
+class PlacedWorker(msgspec.Struct, frozen=True):
     """One process of a worker, as its dialect must know it. `nodes` are those of the worker, in order of its ranks."""
 
     role: Role
@@ -108,8 +107,7 @@ class PlacedWorker:
     transport: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ranks:
+class Ranks(msgspec.Struct, frozen=True):
     """Some of a worker's ranks, and how they are counted."""
 
     count: int

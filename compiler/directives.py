@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.lower import lower
 from dynamoc.compiler.node_groups import NodeGroup, node_groups
@@ -22,8 +23,7 @@ OF_THE_FIRST = frozenset({"dependency", "export", "job-name", "open-mode", "outp
 """Options that the first component of a heterogeneous job says for all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(msgspec.Struct, frozen=True):
     """One option of sbatch. Without a value it is a switch."""
 
     option: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -36,8 +35,7 @@ class DriftClass(StrEnum):
     ARTIFACT = "artifact"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A value that is not the same on both sides; ABSENT where a side has none."""
 
     path: Path
@@ -45,16 +43,14 @@ class Change:
     after: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(msgspec.Struct, frozen=True):
     """One drifted field of a lock."""
 
     kind: DriftClass
     change: Change
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """One difference in meaning. `about` is a component, or what is not of one: pipeline, inventory, model."""
 
     about: str

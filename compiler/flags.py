@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path as File
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Path
 
@@ -27,8 +29,7 @@ LAST_PORT = 65535
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True):
     """One spelling of a flag. `fact` is what it means in our words.
 
     `gone` is a version that does not have it any more, `new` one that does not have it yet; between the versions that
@@ -46,21 +47,19 @@ class Flag:
     switch: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What the `args` of a worker say. Paths are within `args`."""
 
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    spelled: Mapping[str, Path] = field(default_factory=dict)
-    flags: Mapping[Path, Flag] = field(default_factory=dict)
+    facts: Mapping[str, Any] = {}
+    spelled: Mapping[str, Path] = {}
+    flags: Mapping[Path, Flag] = {}
     unknown: tuple[Path, ...] = ()
     clashes: tuple[tuple[Path, Path], ...] = ()
     """The same flag in two spellings with different values: the first, the second."""
     mistyped: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FlagTable:
+class FlagTable(msgspec.Struct, frozen=True):
     """The flags of one engine by folded name; nested ones are joined by dots."""
 
     engine: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from dynamoc.compiler.layers import Cut, Dense, Experts, Grouped, Mixer, Mlp, Weight
 
@@ -43,8 +44,7 @@ PLAIN_PARTS = ("embedding", "head", "router", "norm")
 """Parts that quantisers leave alone unless they say so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """One layer: what mixes tokens, and the MLP; some hybrids have only one of the two."""
 
     mixer: Mixer | None
@@ -58,8 +58,7 @@ class Layer:
                 yield Weight("norm", hidden)
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(msgspec.Struct, frozen=True):
     """What the compiler knows of a model. From a card or a config.json."""
 
     layers: int
@@ -79,7 +78,7 @@ class Geometry:
     """Elements beside the language model, such as a vision tower."""
     mtp_layers: int = 0
     """Layers that predict further tokens; each is like the last one, with a projection of its own."""
-    formats: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, str] = {}
     """Number format by part; a part that is not named has the type the engine computes in."""
     exact: bool = True
     """Whether every weight is known; False for a family whose config.json we do not know to read."""

@@ -7,10 +7,12 @@ leaves them out but for the least that any engine needs, so that it can prove a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler.geometry import BITS, Geometry, Layer
 from dynamoc.compiler.layers import Cut, Weight
@@ -52,8 +54,7 @@ class Pool(StrEnum):
     """Of what is left when everything else has its place: KV."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sharding:
+class Sharding(msgspec.Struct, frozen=True):
     """Over how many ranks of a worker each kind of weight is cut."""
 
     heads: int = 1
@@ -80,8 +81,7 @@ class Sharding:
         return sizes.get(cut, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """How an engine uses a GPU, from its own options."""
 
     sharding: Sharding
@@ -108,8 +108,7 @@ class Usage:
     """The engine's default, as far as we know it: nothing is proved with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """Bytes of one rank, the fullest. `kv` is the pool, negative where there is no room for any."""
 
     gpu: int

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.source import read_source
 from dynamoc.compiler.units import parse_size
@@ -20,8 +21,7 @@ SIZES = ("memory", "bandwidth", "nvlink", "pcie")
 RATES = ("bf16", "fp8", "fp4")
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(msgspec.Struct, frozen=True):
     """One kind of GPU. Rates are dense; links count both directions; 0 is what it does not have."""
 
     kind: str
@@ -76,7 +76,7 @@ def _folded(name: str) -> frozenset[str]:
 
 
 def _gpu(kind: str, facts: Mapping[str, Any], sources: Mapping[str, Any]) -> Gpu:
-    known = {field.name for field in fields(Gpu)} - {"kind"}
+    known = set(Gpu.__struct_fields__) - {"kind"}
     strange = sorted(set(facts) - known)
     if strange:
         raise GpuTableError(f"{kind}: unknown {', '.join(strange)}")

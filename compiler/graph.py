@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dynamoc.compiler.diagnostics import Path
 from dynamoc.compiler.flags import Reading
@@ -28,8 +29,7 @@ class EdgeKind(StrEnum):
     CACHE = "cache"
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """The model a graph serves. `geometry` is None when neither a card nor a config.json was found."""
 
     ref: str
@@ -39,11 +39,10 @@ class Model:
     geometry: Geometry | None
     precision: str | None = None
     """What the user says of the weights; where the card says otherwise, the geometry is not `exact`."""
-    at: Path = field(compare=False, repr=False, default=())
+    at: Path = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Parallelism:
+class Parallelism(msgspec.Struct, frozen=True):
     """Sizes of one worker as its dialect reads them: tp x pp x cp ranks, times dp unless that is inside tp.
 
     `cp` counts context-parallel ranks beside tp, `attention_cp` those inside it; ep divides the ranks.
@@ -82,8 +81,7 @@ class Parallelism:
         return max(1, self.tp // inside)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
+class WorkerOptions(msgspec.Struct, frozen=True):
     """What a component of workers was told, defaults filled. `kv_blocks` or `kv_bytes` sizes the pool.
 
     Where an engine decides for itself and nothing was written, `context_length`, `max_batched_tokens` and
@@ -114,7 +112,7 @@ class WorkerOptions:
     entrypoint: str = "native"
     cache: CacheSettings | None = None
     """Tiers of one worker, from the cache it is connected to."""
-    reading: Reading = field(default_factory=Reading)
+    reading: Reading = Reading()
     written: frozenset[str] = frozenset()
 
     @property
@@ -130,8 +128,7 @@ class WorkerOptions:
         return self.parallel.gpus if self.gpus is None else self.gpus
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
+class Component(msgspec.Struct, frozen=True):
     """A vertex: a frontend, a router, a pool of workers or their cache, of which there is no process."""
 
     name: str
@@ -146,7 +143,7 @@ class Component:
     image: str | None = None
     ready_timeout_s: float | None = None
     """As the user says; None where it follows from what a start takes."""
-    at: Path = field(compare=False, repr=False, default=())
+    at: Path = ()
 
     def where(self, fact: str) -> Path:
         """Where a fact of the worker stands in the spec, or may be written."""
@@ -155,22 +152,20 @@ class Component:
         return (*self.at, "parallel", fact) if fact in SIZES else (*self.at, fact)
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(msgspec.Struct, frozen=True):
     """A directed edge. `transport` is what the user declared, None where the compiler chooses."""
 
     source: str
     target: str
     kind: EdgeKind
     transport: str | None = None
-    at: Path = field(compare=False, repr=False, default=())
+    at: Path = ()
 
 
 DEFAULT_TOOL = "builtin"
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """The traffic the user expects: lengths in tokens, requests in flight, requests per second (`inf`: all at once)."""
 
     isl: int
@@ -183,7 +178,7 @@ class Load:
     shared_prefix: float = 0.0
     seed: int = 0
     tool: str = DEFAULT_TOOL
-    at: Path = field(compare=False, repr=False, default=())
+    at: Path = ()
 
     @property
     def is_made(self) -> bool:
@@ -191,16 +186,14 @@ class Load:
         return bool(self.concurrency) or self.concurrency_per_gpu is not None or self.request_rate is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(msgspec.Struct, frozen=True):
     """A rule the user switched off, and why: kept with the plan."""
 
     code: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(msgspec.Struct, frozen=True):
     """Names bound, defaults filled. Components and edges keep the order of the text."""
 
     name: str

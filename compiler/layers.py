@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 STATE_BYTES = 4
 """Recurrent states are kept in float32."""
@@ -26,8 +27,7 @@ class Cut(StrEnum):
     """The ranks over which routed experts are spread, whole or in slices."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(msgspec.Struct, frozen=True):
     """Elements of one kind. `part` names the kind that a number format is given to; `units` bounds the cut."""
 
     part: str
@@ -41,8 +41,7 @@ class Weight:
         return self.elements / min(ranks, self.units or ranks)
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(msgspec.Struct, frozen=True):
     """What one layer keeps of one sequence on one rank."""
 
     elements: float = 0.0
@@ -55,8 +54,7 @@ class Cache:
     """Whatever the length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grouped:
+class Grouped(msgspec.Struct, frozen=True):
     """Attention whose query heads share KV heads; `window` tokens back, or all."""
 
     heads: int
@@ -89,8 +87,7 @@ class Grouped:
         return Cache(heads * (self.head_dim + self.value_dim) + self.index_dim, window=self.window)
 
 
-@dataclass(frozen=True, slots=True)
-class Indexer:
+class Indexer(msgspec.Struct, frozen=True):
     """Chooses the tokens that sparse attention looks at; its keys are cached beside the KV."""
 
     heads: int
@@ -106,8 +103,7 @@ class Indexer:
         return self.head_dim + 4
 
 
-@dataclass(frozen=True, slots=True)
-class Latent:
+class Latent(msgspec.Struct, frozen=True):
     """Multi-head latent attention: a token leaves one vector, which every rank keeps whole."""
 
     heads: int
@@ -133,8 +129,7 @@ class Latent:
         return Cache(self.kv_rank + self.rope_dim, 0 if self.indexer is None else self.indexer.key_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Compressed:
+class Compressed(msgspec.Struct, frozen=True):
     """One vector a token for a window, and one of `ratio` tokens for what lies before; ratio 0 has the window only."""
 
     heads: int
@@ -169,8 +164,7 @@ class Compressed:
         return Cache(self.head_dim / self.ratio, index, state_bytes=self.window * self.head_dim)
 
 
-@dataclass(frozen=True, slots=True)
-class GatedDelta:
+class GatedDelta(msgspec.Struct, frozen=True):
     """Linear attention: a state of fixed size a value head."""
 
     key_heads: int
@@ -192,8 +186,7 @@ class GatedDelta:
         return Cache(state_bytes=(state + tail) / min(ranks, self.key_heads))
 
 
-@dataclass(frozen=True, slots=True)
-class Mamba:
+class Mamba(msgspec.Struct, frozen=True):
     """A state-space mixer of the second kind."""
 
     heads: int
@@ -215,8 +208,7 @@ class Mamba:
         return Cache(state_bytes=state / min(ranks, self.heads))
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(msgspec.Struct, frozen=True):
     """An MLP of two matrices, or three with a gate."""
 
     width: int
@@ -229,8 +221,7 @@ class Dense:
         return (Weight("mlp", self.matrices * hidden * self.width + bias, Cut.TENSOR),)
 
 
-@dataclass(frozen=True, slots=True)
-class Experts:
+class Experts(msgspec.Struct, frozen=True):
     """A mixture: `routed` experts, of which a token takes `active`, and perhaps shared ones it always takes."""
 
     routed: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -134,12 +133,12 @@ def _choices(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _memory(memory: GpuMemory) -> dict[str, int | str | None]:
-    return {key: value for key, value in asdict(memory).items() if key != "component"}
+    return {key: value for key, value in msgspec.to_builtins(memory).items() if key != "component"}
 
 
 def _inventory(cluster: Cluster) -> dict[str, Any]:
     """The nodes that the plan uses; the digest names all of them."""
-    facts = {key: value for key, value in asdict(cluster).items() if key != "provenance"}
+    facts = {key: value for key, value in msgspec.to_builtins(cluster).items() if key != "provenance"}
     nodes = {node.pop("name"): {key: value for key, value in node.items() if value} for node in facts["nodes"]}
     partitions = {part.pop("name"): part for part in facts["partitions"]}
     return facts | {"nodes": nodes, "partitions": partitions, "site": dict(cluster.site)}

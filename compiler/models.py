@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import CompileError
 from dynamoc.compiler.formats import read_formats, uniform
@@ -33,14 +35,13 @@ class ModelTextError(ValueError):
     """A card or config.json that does not say what it must; the message says what is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelLibrary:
+class ModelLibrary(msgspec.Struct, frozen=True):
     """Texts by `ref` or `path` of a model. The compiler looks nowhere else."""
 
-    texts: Mapping[str, str] = field(default_factory=dict)
-    provenance: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = {}
+    provenance: Mapping[str, str] = {}
     """What the folder of a model says of where its files come from, as text."""
-    _read: dict[str, Geometry] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _read: dict[str, Geometry] = {}
     """What was read of the texts: a sweep asks for the same model many times."""
 
     def geometry(self, *names: str | None) -> Geometry | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from dynamoc.compiler.directives import gres_of
 from dynamoc.compiler.node_groups import node_groups
 from dynamoc.compiler.plan import Plan, Process
 
 
-@dataclass(frozen=True, slots=True)
-class MpiWorld:
+class MpiWorld(msgspec.Struct, frozen=True):
     """One worker, by the name of its leading process."""
 
     name: str

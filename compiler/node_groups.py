@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from dynamoc.compiler.cluster import Node
 from dynamoc.compiler.plan import Plan, Process
 
 
-@dataclass(frozen=True, slots=True)
-class NodeGroup:
+class NodeGroup(msgspec.Struct, frozen=True):
     """Nodes of one kind, and what the plan needs of each: the most that it needs of any."""
 
     kind: Node

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler.artifacts import Artifact, Artifacts
 from dynamoc.compiler.cluster import Cluster
@@ -130,8 +132,7 @@ def build_plan(
     return proof.plan, proof.diagnostics
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True):
     """What a compilation found: a plan unless there is an error, and what no rule could look at."""
 
     plan: Plan | None
@@ -139,9 +140,15 @@ class Proof:
     unchecked: tuple[str, ...]
 
 
-def prove(source: Source, cluster: Cluster, models: ModelLibrary, target: Target | None = None) -> Proof:
-    """Compile a spec as far as it goes; never raises for what a user wrote."""
-    report = reporter_for(source)
+def prove(
+    source: Source,
+    cluster: Cluster,
+    models: ModelLibrary,
+    target: Target | None = None,
+    report: Reporter | None = None,
+) -> Proof:
+    """Compile a spec as far as it goes; never raises for what a user wrote. A campaign brings a reporter of its own."""
+    report = reporter_for(source) if report is None else report
     try:
         plan = _plan(source, cluster, models, target, report)
     except CompileError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler import capacity
 from dynamoc.compiler.cluster import Cluster
@@ -17,8 +19,7 @@ FRONT_NODE = 0
 """Where frontends and the router are, unless the spec puts them beside workers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """What one replica has of one node."""
 
     node: int
@@ -28,8 +29,7 @@ class Share:
 Shares = Mapping[Key, tuple[Share, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Zone:
+class Zone(msgspec.Struct, frozen=True):
     """Nodes that some units have for themselves. `owner` asked for them; the rest of the units share what is left."""
 
     nodes: tuple[int, ...]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.graph import Allowance, Component, Graph
 from dynamoc.runtime.manifest import Launch
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(msgspec.Struct, frozen=True):
     """One thing an agent starts. `gpus` are indices on the node, `ranks` their positions in the worker."""
 
     name: str
@@ -34,8 +34,7 @@ class Process:
     """How long its start may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The graph placed on a cluster, of which `cluster` keeps the nodes that are used. Nodes are indices into them."""
 
     graph: Graph

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+
+import msgspec
 
 from dynamoc.compiler.diagnostics import Diagnostic, Label, Severity, Span
 
@@ -46,7 +47,7 @@ def render_text(diagnostics: Sequence[Diagnostic], texts: Mapping[str, str], col
 
 def render_json(diagnostics: Sequence[Diagnostic]) -> str:
     """One JSON object a line: the record that the text is rendered from."""
-    return "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in in_order(diagnostics))
+    return "".join(json.dumps(msgspec.to_builtins(d), ensure_ascii=False) + "\n" for d in in_order(diagnostics))
 
 
 def summary(diagnostics: Sequence[Diagnostic]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dynamoc.compiler.diagnostics import PLAIN_TEXT
+from dynamoc.compiler.scalars import WrittenFloat, WrittenInt
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -62,7 +63,16 @@ def _text(dumper: _Dumper, text: str) -> yaml.Node:
     return node
 
 
+def _number(dumper: _Dumper, number: WrittenInt | WrittenFloat) -> yaml.Node:
+    """As it was written, with no tag, whatever YAML 1.1 takes it for."""
+    tag = dumper.resolve(yaml.ScalarNode, number.written, (True, False))
+    node: yaml.Node = dumper.represent_scalar(tag, number.written)
+    return node
+
+
 _Dumper.add_representer(str, _text)
+_Dumper.add_representer(WrittenInt, _number)
+_Dumper.add_representer(WrittenFloat, _number)
 _Dumper.ignore_aliases = lambda self, data: True  # noqa: ARG005
 
 

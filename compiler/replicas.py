@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.dialect import dialect
@@ -17,8 +18,7 @@ Key = tuple[str, int]
 """Component and replica."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(msgspec.Struct, frozen=True):
     """One replica of a component, before it has nodes. `parts` is what it needs of each node that it is on."""
 
     component: Component

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.cache_spec import CacheSpec
 from dynamoc.compiler.codes import CODES, NEVER_WAIVED

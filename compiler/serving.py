@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.dialect import NO_PREFIXES, EngineCapabilities, Ranks, kv_format, tier_bytes
 from dynamoc.compiler.flags import FlagTable, Reading, table
@@ -32,15 +33,14 @@ SERVED = EngineCapabilities(
 LARGEST = 2**63
 
 
-@dataclass(frozen=True, slots=True)
-class HostTier:
+class HostTier(msgspec.Struct, frozen=True):
     """How an engine is told the size of its host tier: in `unit` bytes, of each rank or data-parallel group."""
 
     unit: int
     whole: bool
     """Fractions of a unit are lost."""
     of_ranks: bool
-    switches: Mapping[str, Any] = field(default_factory=dict)
+    switches: Mapping[str, Any] = {}
     """Facts without which the size means nothing."""
 
     def parts(self, parallel: Parallelism) -> int:

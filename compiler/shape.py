@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Rename, Reporter, scalar_text, spell
@@ -41,8 +41,7 @@ _PATTERNS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One validation error: `kind` is the validator's word, `raw` its location with tags, `path` without."""
 
     kind: str

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import yaml
 
 from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Edit, Fix, Label, Path, Severity, Span
@@ -27,8 +27,7 @@ Range = tuple[int, int]
 """Characters of the text, from an offset up to another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """How much a file may hold; `depth` also bounds recursion."""
 
     characters: int = MAX_CHARACTERS
@@ -39,8 +38,7 @@ class Limits:
 SPEC_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a value stands. `style` is `scalar`, `flow` or `block`; `shared` if an alias leads to it."""
 
     value: Range
@@ -49,14 +47,13 @@ class Place:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A parsed file. `text` has no byte order mark; `places` has every path of the data."""
 
     name: str
     text: str
     data: Any
-    places: Mapping[Path, Place] = field(repr=False, default_factory=dict)
+    places: Mapping[Path, Place] = {}
 
     def locate(self, path: Path, key: bool = False) -> Span:
         """The span of the value at `path`, or of its key; of the nearest enclosing key if the text has no such path.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.cluster import Node
 from dynamoc.compiler.dialect import dialect
@@ -20,8 +21,7 @@ SHORTEST_S = 120.0
 NO_WEIGHTS = ("echo", "mocker")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What the workers of a node read of the model at least, and from what; `bytes_per_s` of 0 is not known."""
 
     node: Node
@@ -64,7 +64,7 @@ def readings(plan: Plan) -> list[Reading]:
 
 
 def ready_timeout_s(plan: Plan, process: Process) -> float:
-    """How long a start may take: as the user says, else what the engine is allowed and a slow reading of all weights."""
+    """How long a start may take: as the user says, else the allowance of the engine and a slow reading of weights."""
     component = process.component
     if component.ready_timeout_s is not None or component.worker is None:
         return component.ready_timeout_s or SHORTEST_S

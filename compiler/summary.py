@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from dynamoc.compiler.passes.check_memory import host_bytes
 from dynamoc.compiler.plan import Plan, Process
@@ -12,8 +13,7 @@ from dynamoc.compiler.worker_memory import WorkerMemory, smallest_gpus, worker_m
 from dynamoc.runtime.manifest import CacheSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSummary:
+class ProcessSummary(msgspec.Struct, frozen=True):
     """One process. `host_bytes` is a lower bound; 0 where nothing is known."""
 
     name: str
@@ -30,8 +30,7 @@ class ProcessSummary:
     """How long its start may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSummary:
+class NodeSummary(msgspec.Struct, frozen=True):
     """What the plan takes of a node, and what the node has; 0 bytes of disk are not known."""
 
     name: str
@@ -45,8 +44,7 @@ class NodeSummary:
     disk_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class CacheSummary:
+class CacheSummary(msgspec.Struct, frozen=True):
     """KV tiers of the workers connected to a cache, in bytes of one worker; None is a tier that is not there.
 
     Objects are shared by all: `object_bytes` is None where they have no bound too.
@@ -63,8 +61,7 @@ class CacheSummary:
     admission: str
 
 
-@dataclass(frozen=True, slots=True)
-class KvEdge:
+class KvEdge(msgspec.Struct, frozen=True):
     """Blocks go from each worker of `source` to each of `target`."""
 
     source: str
@@ -72,8 +69,7 @@ class KvEdge:
     transport: str
 
 
-@dataclass(frozen=True, slots=True)
-class GpuMemory:
+class GpuMemory(msgspec.Struct, frozen=True):
     """The fullest rank of a component, in bytes; weights and KV are counted, the rest is estimated."""
 
     component: str
@@ -93,8 +89,7 @@ class GpuMemory:
     """Requests of the load that one worker holds at once; one more has to wait. None without a load."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """A plan in figures."""
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from dynamoc.compiler.artifacts import Artifacts
 from dynamoc.compiler.plan import Plan
@@ -20,8 +21,7 @@ class UnknownTargetError(ValueError):
     """There is no such target; the message lists those there are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a target can do. `nodes` is how many it can hold."""
 
     nodes: int

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.formats import uniform
@@ -31,8 +33,7 @@ PRECISIONS: Mapping[str, str] = {"fp8": "fp8_block", "fp4": "nvfp4", "int4": "in
 """The format people mean by a precision; other names of precisions are formats."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerMemory:
+class WorkerMemory(msgspec.Struct, frozen=True):
     """One rank of a component, the fullest. `sure` says whether `best` proves anything."""
 
     component: Component

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from dynamoc.compiler.gpus import find_gpu
 from dynamoc.compiler.rendering import to_yaml
@@ -17,8 +19,7 @@ class DiscoveryError(Exception):
     """What was found does not make an inventory; the message says what is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """One machine as it was found; 0 and None are what was not."""
 
     host: str
@@ -35,8 +36,7 @@ class Machine:
     """NVLink domain it is in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True):
     """A partition of a scheduler; None is no limit."""
 
     name: str
@@ -44,8 +44,7 @@ class Queue:
     max_nodes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """All that was found. `left_out` says why machines are not part of it."""
 
     name: str

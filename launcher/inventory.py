@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.cluster import Cluster, Node, digest_of
 from dynamoc.launcher.discovery import Findings, Machine

@@ -6,7 +6,6 @@ import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -100,7 +99,7 @@ def to_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
     import msgspec
 
     for verdict in verdicts:
-        yield msgspec.json.encode(asdict(verdict)).decode() + "\n"
+        yield msgspec.json.encode(verdict).decode() + "\n"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

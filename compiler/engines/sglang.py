@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage

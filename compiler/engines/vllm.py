@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.dialect import PlacedWorker, Ranks
 from dynamoc.compiler.flags import Reading, convert, version_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.importers.shell import read_script, with_variables
 from dynamoc.compiler.scalars import resolve_plain
@@ -27,8 +28,7 @@ _REDIRECTION = re.compile(r"[0-9]*>{1,2}.*|&>{1,2}.*", re.DOTALL)
 _SEPARATORS = (";", "&&", "||", "|", "&")
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(msgspec.Struct, frozen=True):
     """What a worker is started with.
 
     `rest` are words that are neither the engine nor a flag of it, `files` the texts that are written before it starts.
@@ -36,9 +36,9 @@ class CommandLine:
 
     engine: str | None
     entrypoint: str | None
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = {}
     rest: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = {}
 
 
 def read_command(words: Sequence[str], env: Mapping[str, str]) -> CommandLine:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.importers.command_line import CommandLine, read_command
 from dynamoc.compiler.importers.documents import read_documents
@@ -21,8 +22,7 @@ SELECTORS = ("nodeSelector", "nodeAffinity")
 DISAGGREGATED = {"is-prefill-worker": "prefill", "is-decode-worker": "decode"}
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(msgspec.Struct, frozen=True):
     """What is said of a component. `gpus` are those of one pod, `nodes` its pods in one worker."""
 
     name: str
@@ -34,8 +34,8 @@ class Service:
     engine: str | None
     entrypoint: str | None
     node_labels: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, Any] = {}
+    env: Mapping[str, str] = {}
 
 
 OptionFiles = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -87,7 +87,7 @@ def _serves(fields: Fields, at: Path) -> bool:
 
 
 def _decode(service: Service) -> Service:
-    return Service(**{**{name: getattr(service, name) for name in service.__slots__}, "role": "decode"})
+    return msgspec.structs.replace(service, role="decode")
 
 
 def _service(fields: Fields, name: str, at: Path, files: OptionFiles) -> Service:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.passes.check_environment import OWNED
 from dynamoc.compiler.units import as_written
@@ -27,15 +28,14 @@ class RecipeError(ValueError):
     """A recipe that cannot be imported; the message names the place and says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(msgspec.Struct, frozen=True):
     """One recipe, or one point of its grid. `unmapped` are paths; `ignored` are paths with the reason."""
 
     point: str
     spec: Mapping[str, Any]
     cluster: Mapping[str, Any]
     unmapped: tuple[str, ...] = ()
-    ignored: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 _PIECE = re.compile(
     r"""'[^']*' | "(?:\\.|[^"\\])*" | (?P<joined>\\\n) | \\. | (?P<comment>(?<![^\s;&|(])\#[^\n]*) | (?P<end>\n)""",
@@ -20,12 +21,11 @@ _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?::?-([^${}]*))?\}|([A-Za-z_]\w*)
 END = ";"
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """Words, with `;` where a line ends a command, and the texts of the files that the script writes, by path."""
 
     words: tuple[str, ...]
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = {}
 
 
 def read_script(script: str) -> Script:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.importers.hardware import cluster_of, host_note
 from dynamoc.compiler.importers.points import points
@@ -37,8 +38,7 @@ DEFAULT_ENGINE = "sglang"
 PLACES = ("dedicated", "head")
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """The workers of one role. `nodes` is 0 where they share the nodes of prefill."""
 
     role: str

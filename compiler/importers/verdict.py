@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.cluster_spec import read_cluster
@@ -24,8 +25,7 @@ Library = Callable[[Any], ModelLibrary]
 """What is known of the model of a spec, by its `model` section."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """One line of a table of verdicts. `reasons` are the findings with their arithmetic, or why the import failed."""
 
     file: str

@@ -7,7 +7,8 @@ the spec does not move it. Only when two names meet on a node does the later one
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.cluster import LAST_PORT
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter

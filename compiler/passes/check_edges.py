@@ -7,7 +7,8 @@ edge has no cycle either, and what reaches what follows from each component's ow
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Drop, Remedy, Reporter
 from dynamoc.compiler.graph import Edge, Graph

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from dynamoc.compiler.cluster import Node
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
@@ -15,8 +16,7 @@ from dynamoc.compiler.plan import Plan, Process
 from dynamoc.compiler.tiers import host_tier_bytes, without_tier
 
 
-@dataclass(frozen=True, slots=True)
-class Overflow:
+class Overflow(msgspec.Struct, frozen=True):
     """A node whose `tiers`, by process, and what is `beside` them are more than its `room`."""
 
     node: Node

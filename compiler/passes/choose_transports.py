@@ -6,7 +6,8 @@ A worker speaks one transport, so edges that share a component share the choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect, transports_of

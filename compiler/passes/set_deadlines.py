@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Reporter
 from dynamoc.compiler.plan import Plan

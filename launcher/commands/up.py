@@ -71,7 +71,7 @@ def command(
 
 def compile_here(spec: Path, cluster: Path | None, port_base: int | None) -> Artifacts:
     """The artifacts of the local target; what is wrong is shown, and ends the command."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from dynamoc.compiler.pipeline import build_plan, emit
     from dynamoc.compiler.target import load_target

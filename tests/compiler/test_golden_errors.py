@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from proving import CLUSTER_NAME, ROOT, SPEC_NAME, Verdict, prove
 
@@ -98,4 +98,4 @@ def assert_styled(finding: Diagnostic) -> None:
     assert not finding.message.endswith(".")
     assert finding.message[0] in "`0123456789" or finding.message[0].islower() or finding.message[:2].isupper()
     assert len(finding.labels) <= 3
-    assert all(dataclasses.is_dataclass(fix) and fix.help for fix in finding.fixes)
+    assert all(isinstance(fix, msgspec.Struct) and fix.help for fix in finding.fixes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 from proving import LAPTOP, ROOT, cards
 
@@ -57,14 +57,14 @@ def test_a_graph_without_a_text_is_proved_too() -> None:
     assert lower(plan_graph(graph, laptop(), nowhere())) == lower(quickstart())
     with pytest.raises(CompileError, match="D210"):
         plan_graph(
-            dataclasses.replace(graph, components=graph.components[1:], edges=graph.edges[1:]), laptop(), nowhere()
+            msgspec.structs.replace(graph, components=graph.components[1:], edges=graph.edges[1:]), laptop(), nowhere()
         )
 
 
 def test_a_pass_that_breaks_the_graph_is_our_bug() -> None:
     def forget_components(graph: Graph, report: Reporter) -> Graph:
         del report
-        return dataclasses.replace(graph, components=graph.components[:2])
+        return msgspec.structs.replace(graph, components=graph.components[:2])
 
     with pytest.raises(ViolationError, match="names no component"):
         run((*GRAPH_PASSES, forget_components), quickstart().graph, nowhere(), verify_graph)
@@ -81,9 +81,9 @@ def test_a_pass_that_breaks_the_graph_is_our_bug() -> None:
 )
 def test_verify_sees_a_broken_plan(changes: dict[str, object], words: str) -> None:
     plan = quickstart()
-    broken = dataclasses.replace(plan.processes[-1], **changes)  # type: ignore[arg-type]
+    broken = msgspec.structs.replace(plan.processes[-1], **changes)  # type: ignore[arg-type]
     with pytest.raises(ViolationError, match=words):
-        verify_plan(dataclasses.replace(plan, processes=(*plan.processes[:-1], broken)))
+        verify_plan(msgspec.structs.replace(plan, processes=(*plan.processes[:-1], broken)))
 
 
 def test_an_unknown_target_is_answered_with_the_known() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from proving import ROOT, cards
 
 from dynamoc.compiler.cluster_spec import read_cluster

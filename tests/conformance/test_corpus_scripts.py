@@ -11,11 +11,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dynamoc.compiler.cluster_spec import read_cluster
 from dynamoc.compiler.importers.registry import read_recipe
