@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dynamoc.launcher.analysis.sla import Limit
+from dynamoc.compiler.campaign.limits import SPREADS, Limit
 from dynamoc.launcher.load.point import RequestRecord
 
 NEVER = math.inf
 
 
 def time_of(record: RequestRecord, metric: str) -> float:
-    """One request's `ttft`, `tpot`, `e2e` or longest gap (`itl`), in ms; infinite if it failed."""
+    """One request's `ttft_ms`, `tpot_ms`, `e2e_ms` or longest gap (`itl_ms`); infinite if it failed."""
     if record.error is not None or record.ttft_ms is None:
         return NEVER
-    if metric == "ttft":
+    if metric == "ttft_ms":
         return record.ttft_ms
-    if metric == "e2e":
+    if metric == "e2e_ms":
         return record.e2e_ms
-    if metric == "itl":
+    if metric == "itl_ms":
         gaps = (later - earlier for earlier, later in zip(record.token_ms, record.token_ms[1:], strict=False))
         return max(gaps, default=0.0)
     return (record.e2e_ms - record.ttft_ms) / (record.output_tokens - 1) if record.output_tokens > 1 else 0.0
@@ -44,6 +44,7 @@ def attainment(records: Sequence[RequestRecord], asked: int, metric: str, most_m
 
 
 def goodput_per_s(records: Sequence[RequestRecord], limits: Sequence[Limit], duration_s: float) -> float:
-    """Requests per second each of which kept the time of every limit."""
-    good = sum(all(time_of(record, limit.metric) <= limit.most for limit in limits) for record in records)
+    """Requests per second each of which kept every limit of a time."""
+    times = [limit for limit in limits if limit.metric in SPREADS]
+    good = sum(all(limit.holds(time_of(record, limit.metric)) for limit in times) for record in records)
     return good / duration_s

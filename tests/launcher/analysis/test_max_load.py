@@ -7,10 +7,11 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynamoc.compiler.campaign.limits import read_limit
 from dynamoc.launcher.analysis.max_load import max_load
-from dynamoc.launcher.analysis.sla import Check, Limit
+from dynamoc.launcher.analysis.sla import Check
 
-LIMIT = Limit("ttft", "p95", 100.0)
+LIMIT = read_limit("ttft_ms@p95 <= 100")
 
 
 def checks(time_ms: float) -> list[Check]:
@@ -33,10 +34,10 @@ def test_every_load_up_to_the_feasible_one_kept_it_and_the_next_did_not(seed: in
 
 
 def test_the_breach_is_named() -> None:
-    found = max_load([(1.0, checks(50.0)), (2.0, [*checks(90.0), Check(Limit("tpot", "avg", 10.0), 12.0, 12.0)])])
+    found = max_load([(1.0, checks(50.0)), (2.0, [*checks(90.0), Check(read_limit("tpot_ms@avg <= 10"), 12.0, 12.0)])])
 
     assert found.first_breach is not None
-    assert found.first_breach.limit.metric == "tpot"
+    assert found.first_breach.limit.metric == "tpot_ms"
 
 
 def test_a_limit_that_is_not_certain_is_not_kept() -> None:

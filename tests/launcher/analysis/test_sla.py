@@ -10,50 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from result_rows import row, spread
 
+from dynamoc.compiler.campaign.limits import STATISTICS, Limit, read_limit
 from dynamoc.launcher.analysis.attainment import attainment, goodput_per_s, statistic_of
 from dynamoc.launcher.analysis.sla import (
-    STATISTICS,
-    Limit,
-    LimitError,
     Outcome,
     bracket,
     check_limits,
-    parse_limit,
     worst_outcome,
 )
 from dynamoc.launcher.load.point import RequestRecord
 from dynamoc.launcher.results.row import spread_of
-
-
-@pytest.mark.parametrize(
-    ("text", "limit"),
-    [
-        ("ttft@p95 <= 2 s", Limit("ttft", "p95", 2000.0)),
-        (" tpot@avg<=30 ms ", Limit("tpot", "avg", 30.0)),
-        ("error_rate <= 1%", Limit("error_rate", "avg", 0.01)),
-        ("error_rate <= 0.05", Limit("error_rate", "avg", 0.05)),
-    ],
-)
-def test_a_limit_is_read_and_written(text: str, limit: Limit) -> None:
-    assert parse_limit(text) == limit
-    assert parse_limit(str(limit)) == limit
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("ttft@p95 < 2 s", "is no limit: write `METRIC@STATISTIC <= TIME`"),
-        ("latency@p95 <= 2 s", "of ttft, tpot, itl, e2e"),
-        ("ttft@p42 <= 2 s", "avg, p50, p90, p95, p99"),
-        ("ttft@p95 <= 2 sec", "did you mean `2 s`?"),
-        ("ttft@p95 <= 2000", "did you mean `2000 s`?"),
-    ],
-)
-def test_what_is_no_limit_is_answered_with_one(text: str, says: str) -> None:
-    with pytest.raises(LimitError) as caught:
-        parse_limit(text)
-
-    assert says in str(caught.value)
 
 
 def brute_percentile(values: list[float], share: int) -> float:
@@ -117,30 +83,32 @@ def test_attainment_and_goodput_count_requests_one_by_one(records: list[RequestR
             slow = record.output_tokens > 1 and each > tpot
             fast += record.ttft_ms <= ttft
             good += record.ttft_ms <= ttft and not slow
-    limits = [Limit("ttft", "p95", float(ttft)), Limit("tpot", "avg", float(tpot))]
+    limits = [read_limit(f"ttft_ms@p95 <= {ttft}"), read_limit(f"tpot_ms@avg <= {tpot}")]
 
-    assert attainment(records, len(records) + 2, "ttft", ttft) == fast / (len(records) + 2)
+    assert attainment(records, len(records) + 2, "ttft_ms", ttft) == fast / (len(records) + 2)
     assert goodput_per_s(records, limits, 4.0) == good / 4
 
 
 def test_a_limit_between_two_known_percentiles_is_unknown() -> None:
     """One of 40 failed: the p95 of all is the p97.4 of the completed, between 150 and 300 ms."""
     slow = row(requests=40, completed=39, failed=1, ttft_ms=spread(100.0, p95=150.0, p99=300.0))
-    outcomes = {most: check_limits(slow, [Limit("ttft", "p95", most)])[0].outcome for most in (140.0, 200.0, 300.0)}
+    outcomes = {
+        most: check_limits(slow, [Limit("ttft_ms", "p95", "<=", most)])[0].outcome for most in (140.0, 200.0, 300.0)
+    }
 
     assert outcomes == {140.0: Outcome.MISSED, 200.0: Outcome.UNKNOWN, 300.0: Outcome.MET}
 
 
 def test_many_failures_are_a_percentile_that_never_ends() -> None:
     failed = row(requests=10, completed=8, failed=2)
-    (check,) = check_limits(failed, [Limit("e2e", "p90", 1e9)])
+    (check,) = check_limits(failed, [Limit("e2e_ms", "p90", "<=", 1e9)])
 
     assert check.outcome is Outcome.MISSED
     assert math.isinf(check.low)
 
 
 def test_requests_that_were_never_made_count_as_failed() -> None:
-    (check,) = check_limits(row(requests=20, complete=False), [Limit("error_rate", "avg", 0.1)])
+    (check,) = check_limits(row(requests=20, complete=False), [read_limit("error_rate <= 0.1")])
 
     assert check.low == 0.5
     assert check.outcome is Outcome.MISSED
@@ -149,13 +117,20 @@ def test_requests_that_were_never_made_count_as_failed() -> None:
 def test_a_run_with_nothing_meets_nothing() -> None:
     nothing = row(completed=0, failed=10, ttft_ms=None)
 
-    assert worst_outcome(check_limits(nothing, [Limit("ttft", "p50", 1e9)])) is Outcome.MISSED
+    assert worst_outcome(check_limits(nothing, [Limit("ttft_ms", "p50", "<=", 1e9)])) is Outcome.MISSED
 
 
 def test_a_percentile_a_tool_did_not_give_is_bounded_by_its_neighbours() -> None:
     from dynamoc.launcher.results.row import Spread
 
     sparse = row(ttft_ms=Spread(avg=1.0, p50=10.0, p99=50.0))
-    outcomes = [check_limits(sparse, [Limit("ttft", "p95", most)])[0].outcome for most in (9.0, 20.0, 50.0)]
+    outcomes = [check_limits(sparse, [Limit("ttft_ms", "p95", "<=", most)])[0].outcome for most in (9.0, 20.0, 50.0)]
 
     assert outcomes == [Outcome.MISSED, Outcome.UNKNOWN, Outcome.MET]
+
+
+def test_a_least_rate_is_a_limit_too() -> None:
+    slow, fast = (check_limits(row(), [read_limit(text)])[0] for text in ("requests_per_s >= 3", "requests_per_s >= 2"))
+
+    assert (slow.outcome, fast.outcome) == (Outcome.MISSED, Outcome.MET)
+    assert check_limits(row(), [read_limit("goodput_per_s >= 1")])[0].outcome is Outcome.UNKNOWN
