@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODELS ?= $(HOME)/.cache/dynamoc/models
+AIPERF ?= $(HOME)/.cache/dynamoc/aiperf
+AIPERF_VERSION := 0.13.0
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -59,6 +61,8 @@ fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 slurm-test: $(VENV)/.dev model ## Run compiled jobs on a real Slurm, brought up for the tests; needs root
 	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_target.py tests/integration/test_slurm.py tests/integration/test_slurm_shapes.py
 
+aiperf: $(AIPERF)/.$(AIPERF_VERSION) ## AIPerf, pinned, in an environment of its own (1.2 GB)
+
 object-test: .swift $(VENV)/.dev ## The object tier against a real S3 server: OpenStack Swift, in a virtual environment of its own
 	@$(BIN)/python -m pytest tests/integration/test_object_store.py
 
@@ -77,3 +81,6 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 .swift:
 	@$(PYTHON) -m venv $@ && $@/bin/python -m pip install --quiet 'swift>=2.37' || { rm -rf $@; exit 1; }
+
+$(AIPERF)/.$(AIPERF_VERSION):
+	@$(PYTHON) -m venv --clear $(AIPERF) && $(AIPERF)/bin/python -m pip install --quiet aiperf==$(AIPERF_VERSION) && touch $@

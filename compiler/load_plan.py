@@ -55,11 +55,15 @@ class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class LoadPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Every point in order, the tool that makes them, and the GPUs that are set aside while it does."""
+    """Every point in order, the tool that makes them, and the GPUs that are set aside while it does.
+
+    `program` is the tool where the site has it elsewhere than is usual.
+    """
 
     tool: str
     gpus_allocated: int
     points: tuple[LoadPoint, ...]
+    program: str | None = None
 
 
 def load_artifacts(plan: Plan, gpus_allocated: int) -> Artifacts:

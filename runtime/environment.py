@@ -47,6 +47,12 @@ VARIABLES: tuple[Variable, ...] = (
         "Endurance budget: most bytes of KV written to each worker's disk tier a day; no limit if unset.",
         _positive,
     ),
+    Variable(
+        "DYNAMOC_AIPERF",
+        "path",
+        "~/.cache/dynamoc/aiperf/bin/aiperf",
+        "The program AIPerf, where `tool: aiperf` makes a load.",
+    ),
     Variable("DYNAMOC_LOG_LEVEL", "debug | info | warning | error", "info", "Least severe log line that is written."),
     Variable(
         "DYNAMOC_INCARNATION",

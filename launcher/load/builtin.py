@@ -20,7 +20,7 @@ from dynamoc.launcher.load.asks import Ask, ahead, asks_of, asks_of_trace
 from dynamoc.launcher.load.client_limit import client_limit
 from dynamoc.launcher.load.generator import Measured
 from dynamoc.launcher.load.http import Connection, HttpError
-from dynamoc.launcher.load.point import LoadPoint, RequestRecord, Target
+from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target
 from dynamoc.launcher.load.prompts import Prompts
 from dynamoc.launcher.load.trace import count_requests
 
@@ -218,3 +218,10 @@ class _Answer:
 _decode: Callable[[bytes], _Chunk] = msgspec.json.Decoder(_Chunk).decode
 
 GENERATOR = Builtin()
+
+
+def generator(program: str | None) -> Builtin:
+    """It is part of this package; LoadError where another program is named."""
+    if program is not None:
+        raise LoadError(f"the built-in load tool is no program of its own; {program} is another")
+    return GENERATOR

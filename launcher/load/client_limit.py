@@ -18,21 +18,21 @@ MILLI = 1000.0
 def client_limit(
     point: LoadPoint, records: Sequence[RequestRecord], late_s: Sequence[float], busy: float | None
 ) -> str | None:
-    """The figures that show it; None where nothing does.
+    """The figures that show it; None where nothing does, or nothing was answered.
 
     Fewer requests in flight, for half of the time, than 0.9 of what was asked for; or requests sent later than they
     were due by more than the answer takes to begin; or a core of the client's that is `busy`, where that is known.
     """
+    answers = sorted(record.ttft_ms for record in records if record.error is None and record.ttft_ms is not None)
+    if not answers:
+        return None
     if busy is not None and busy > BUSY:
         return f"its event loop was busy for {busy:.0%} of the time > {BUSY:.0%}"
-    if not records:
-        return None
     if point.concurrency is not None and point.rate is None and point.trace is None:
         asked, seen = point.concurrency, in_flight_p50(records)
         if len(records) >= WAVES * asked and seen < FILLED * asked:
             return f"{seen:g} requests in flight (p50) < {FILLED:g} x {asked} asked for"
-    answers = sorted(record.ttft_ms for record in records if record.error is None and record.ttft_ms is not None)
-    if late_s and answers:
+    if late_s:
         late, answer = percentile(sorted(late_s), 95) * MILLI, percentile(answers, 50)
         if late > answer:
             return f"requests were sent {late:.1f} ms late (p95) > TTFT of {answer:.1f} ms (p50)"

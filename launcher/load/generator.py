@@ -10,7 +10,10 @@ from typing import Protocol
 
 from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target
 
-GENERATORS: Mapping[str, str] = {"builtin": "dynamoc.launcher.load.builtin"}
+GENERATORS: Mapping[str, str] = {
+    "builtin": "dynamoc.launcher.load.builtin",
+    "aiperf": "dynamoc.launcher.load.aiperf",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,17 @@ class Measured:
 
 
 class LoadGenerator(Protocol):
-    """One per tool; the implementers are modules' `GENERATOR`."""
+    """One per tool; a module's `generator(program)` makes it."""
 
-    name: str
-    version: str
+    @property
+    def name(self) -> str:
+        """As a spec says it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """As it says it."""
+        ...
 
     def run(self, point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> Measured:
         """Make the load of a point; the tool's own files go to `folder`, which is there and empty.
@@ -43,13 +53,13 @@ class LoadGenerator(Protocol):
         ...
 
 
-def load_generator(name: str) -> LoadGenerator:
-    """A registered generator; LoadError otherwise."""
+def load_generator(name: str, program: str | None = None) -> LoadGenerator:
+    """A registered generator, where it is a program of its own the one that is named; LoadError otherwise."""
     if name not in GENERATORS:
         known = ", ".join(f"`{tool}`" for tool in GENERATORS)
         raise LoadError(f"there is no load tool `{name}` here; this version has {known}")
     try:
-        found: LoadGenerator = importlib.import_module(GENERATORS[name]).GENERATOR
+        found: LoadGenerator = importlib.import_module(GENERATORS[name]).generator(program)
     except ImportError as error:
         raise LoadError(f"the load tool `{name}` is not installed: {error}") from error
     return found

@@ -52,7 +52,7 @@ def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None]) -> lis
 
     A point that brought nothing, or did not end in time, leaves evidence and no result.
     """
-    generator = load_generator(plan.tool)
+    generator = load_generator(plan.tool, plan.program)
     manifest = run.manifest
     root = environment.read("DYNAMOC_MODEL_ROOT")
     folder = manifest.model_folder(None if root is None else Path(root))
@@ -135,7 +135,8 @@ def _keep_evidence(folder: Path, row: Row, records: Sequence[RequestRecord], fau
     path.parent.mkdir(exist_ok=True)
     write_atomically(path.with_suffix(".json"), encode_row(row))
     errors = list(dict.fromkeys(record.error for record in records if record.error))[:SHOWN_ERRORS]
-    text = f"load point {row.point}, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(row.ended))}: {fault}\n"
+    ended = row.ended or time.time()
+    text = f"load point {row.point}, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(ended))}: {fault}\n"
     text += "".join(f"{reason.standing}: {reason.text}\n" for reason in judge(row).reasons)
     text += "".join(f"error: {error}\n" for error in errors)
     write_atomically(path, text.encode())

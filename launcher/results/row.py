@@ -37,8 +37,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     model: str
     tool: str
     tool_version: str
-    started: float
-    ended: float
+    started: float | None
+    ended: float | None
     isl_asked: int | None
     osl_asked: int | None
     isl: float
@@ -48,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Requests in flight that were asked for; None where arrivals have a rate alone."""
     request_rate: float | None
     """Arrivals per second that were asked for; None where each request follows an answer."""
-    effective_concurrency: float
+    effective_concurrency: float | None
     """Requests in flight on the average over `duration_s`."""
     requests: int
     completed: int

@@ -1,0 +1,7 @@
+"""The one error of importers."""
+
+from __future__ import annotations
+
+
+class ImportFault(Exception):  # noqa: N818  # what is at fault is the file
+    """A file is not, or not wholly, what its tool writes; the message names the file and the place."""
