@@ -1,4 +1,4 @@
-"""Whether a started run does what was planned, in tiers: each asks more than the one before."""
+"""Whether a started run does what was planned: checks of which each asks more than the one before."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import msgspec
-
+from dynamoc.launcher.health_record import Check, Health, HealthRecord
 from dynamoc.launcher.scraping import ScrapeError, Summary, scrape_run, summarise
-from dynamoc.runtime.agent.record import ProcessStatus, State, write_atomically
+from dynamoc.runtime.agent.record import ProcessStatus, State
 from dynamoc.runtime.manifest import Manifest
 
-FILE = "health.json"
 POLL_S = 0.5
 ANSWER_LIMIT_S = 30.0
 """For what needs no model: a process that says it is ready answers well within it."""
@@ -25,34 +23,11 @@ SMOKE_TOKENS = 2
 SMOKE_BLOCKS = 2
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """A tier that was tried: what it is, how it went, and how long it took."""
-
-    tier: str
-    state: str
-    """`waiting`, `passed` or `failed`."""
-    seconds: float
-    said: str = ""
-
-
-class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """`health.json`: the tiers so far, and where the run stands: `waiting`, `healthy` or `failed`."""
-
-    state: str
-    wall: float
-    checks: tuple[Check, ...] = ()
-
-    def __str__(self) -> str:
-        last = self.checks[-1] if self.checks else None
-        if self.state == "healthy" or last is None:
-            return self.state
-        return f"{self.state}: {last.tier}" + (f": {last.said}" if last.said else "")
-
-
 class StartedRun(Protocol):
     """A run whose agents were started."""
 
     folder: Path
+    launch: str
 
     @property
     def manifest(self) -> Manifest:
@@ -78,32 +53,23 @@ Try = Callable[[StartedRun], str]
 
 
 class UnwellError(Exception):
-    """A tier did not pass within its deadline; the message says which, and what was wrong."""
+    """A check did not pass within its deadline; the message says which, and what was wrong."""
 
 
 def check_health(run: StartedRun, show: Callable[[Check], None]) -> Health:
-    """Every tier in turn, each within its deadline; UnwellError at the first that fails. Kept in `health.json`."""
-    done: list[Check] = []
-    for tier, attempt, limit_s in _tiers(run.manifest):
-        _write(run.folder, "waiting", [*done, Check(tier=tier, state="waiting", seconds=0.0)])
-        check = _passes(tier, attempt, limit_s, run)
-        done.append(check)
+    """Every check in turn, each within its deadline; UnwellError at the first that fails. Kept in the run folder."""
+    record = HealthRecord(run.folder, run.launch)
+    for name, attempt, limit_s in _checks(run.manifest):
+        record.waits_for(name)
+        check = _passes(name, attempt, limit_s, run)
+        record.add(check)
         show(check)
         if check.state == "failed":
-            _write(run.folder, "failed", done)
-            raise UnwellError(f"{tier}: {check.said} (after {check.seconds:g} s)")
-    return _write(run.folder, "healthy", done)
+            raise UnwellError(f"{name}: {check.said} (after {check.seconds:g} s)")
+    return record.healthy()
 
 
-def read_health(folder: Path) -> Health | None:
-    """What was last written, None before the first check; msgspec.MsgspecError if it is not that."""
-    try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=Health)
-    except FileNotFoundError:
-        return None
-
-
-def _tiers(manifest: Manifest) -> list[tuple[str, Try, float]]:
+def _checks(manifest: Manifest) -> list[tuple[str, Try, float]]:
     """Name, attempt and deadline. A start may take as long as the slowest process is given, with its restarts."""
     starts = max((1 + p.restart.limit) * p.ready_timeout_s for p in manifest.processes)
     first_step = max(ANSWER_LIMIT_S, *(p.ready_timeout_s for p in manifest.processes))
@@ -118,7 +84,7 @@ def _tiers(manifest: Manifest) -> list[tuple[str, Try, float]]:
     ]
 
 
-def _passes(tier: str, attempt: Try, limit_s: float, run: StartedRun) -> Check:
+def _passes(name: str, attempt: Try, limit_s: float, run: StartedRun) -> Check:
     begin = time.monotonic()
     while True:
         try:
@@ -127,19 +93,13 @@ def _passes(tier: str, attempt: Try, limit_s: float, run: StartedRun) -> Check:
             wrong = str(error) or type(error).__name__
         seconds = round(time.monotonic() - begin, 3)
         if not wrong:
-            return Check(tier=tier, state="passed", seconds=seconds)
+            return Check(name=name, state="passed", seconds=seconds)
         if seconds > limit_s:
-            return Check(tier=tier, state="failed", seconds=seconds, said=wrong)
+            return Check(name=name, state="failed", seconds=seconds, said=wrong)
         time.sleep(POLL_S)
 
 
-def _write(folder: Path, state: str, checks: Sequence[Check]) -> Health:
-    health = Health(state=state, wall=round(time.time(), 3), checks=tuple(checks))
-    write_atomically(folder / FILE, msgspec.json.format(msgspec.json.encode(health), indent=2) + b"\n")
-    return health
-
-
-# ---- the tiers ----------------------------------------------------------------------------------------
+# ---- the checks ---------------------------------------------------------------------------------------
 
 
 def _processes(run: StartedRun) -> str:

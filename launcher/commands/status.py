@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dynamoc.launcher.health import Health
+    from dynamoc.launcher.health_record import Health
     from dynamoc.launcher.slurm.tools import Job
     from dynamoc.runtime.agent.record import RunStatus
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(run: str | None, runs_dir: Path, form: str) -> None:
     """Show the state of RUN: a folder, a name or its beginning; the latest by default."""
-    from dynamoc.launcher.health import read_health
+    from dynamoc.launcher.health_record import read_health
     from dynamoc.launcher.runs import RunFolderError, find_run, has_agent, manifest_of, statuses_of
     from dynamoc.launcher.slurm.receipts import ReceiptsError
 

@@ -11,7 +11,8 @@ import msgspec
 from rich.console import Console
 
 from dynamoc.launcher.asking import AskError
-from dynamoc.launcher.health import Check, UnwellError, check_health
+from dynamoc.launcher.health import UnwellError, check_health
+from dynamoc.launcher.health_record import Check
 from dynamoc.launcher.interview import interview
 from dynamoc.launcher.load.point import LoadError, read_load
 from dynamoc.launcher.runs import RunFolderError
@@ -73,7 +74,7 @@ def _questions(folder: Path) -> Questions | None:
 
 def _show(check: Check, console: Console) -> None:
     console.print(
-        f"health: {check.tier}: {check.state} after {check.seconds:.1f} s {check.said}".rstrip(), markup=False
+        f"health: {check.name}: {check.state} after {check.seconds:.1f} s {check.said}".rstrip(), markup=False
     )
 
 

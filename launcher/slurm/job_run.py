@@ -18,7 +18,7 @@ class JobRun:
     def __init__(self, folder: Path, launch: str) -> None:
         self.folder = folder
         self._planned = manifest_of(folder)
-        self._launch = launch
+        self.launch = launch
 
     @property
     def manifest(self) -> Manifest:
@@ -45,7 +45,7 @@ class JobRun:
     def processes(self) -> list[ProcessStatus]:
         """All processes in plan order, as far as the agents of this start spoke of them."""
         statuses = statuses_of(self.folder, self._planned).values()
-        known = {n: p for s in statuses if s.launch == self._launch for n, p in s.processes.items()}
+        known = {n: p for s in statuses if s.launch == self.launch for n, p in s.processes.items()}
         return [known[spec.name] for spec in self._planned.processes if spec.name in known]
 
     def _places(self) -> dict[str, Endpoint]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-EventName = Literal["starting", "progress", "ready", "exited", "restarting", "failed", "draining", "stopped"]
+EventName = Literal["starting", "progress", "ready", "exited", "restarting", "failed", "draining", "stopped", "health"]
 
 
 class State(StrEnum):
