@@ -54,6 +54,7 @@ from dynamoc.compiler.place import place
 from dynamoc.compiler.plan import Plan
 from dynamoc.compiler.read import read_spec, reporter_for
 from dynamoc.compiler.resolve import resolve
+from dynamoc.compiler.site_models import with_folders
 from dynamoc.compiler.source import Source
 from dynamoc.compiler.target import Target
 from dynamoc.compiler.verify import verify_graph, verify_plan
@@ -167,7 +168,7 @@ def _plan(source: Source, cluster: Cluster, models: ModelLibrary, target: Target
 
 def plan_graph(graph: Graph, cluster: Cluster, report: Reporter, target: Target | None = None) -> Plan:
     """Prove a graph and place it; CompileError with every mistake of the first wrong step."""
-    graph = run(GRAPH_PASSES, graph, report, verify_graph)
+    graph = run(GRAPH_PASSES, with_folders(graph, cluster), report, verify_graph)
     plan = place(graph, cluster, report)
     if plan is None:
         raise CompileError(report.diagnostics)

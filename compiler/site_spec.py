@@ -59,7 +59,9 @@ class SiteSpec(Part):
     images: dict[Text, Line] | None = Field(
         default=None, description="Images by the names that recipes use: other names, or files."
     )
-    models: dict[Text, Text] | None = Field(default=None, description="Model folders by the names that recipes use.")
+    models: dict[Text, Folder] | None = Field(
+        default=None, description="Model folders by what recipes have as `ref` or `path` of a model."
+    )
 
 
 def check_site(site: SiteSpec, report: Reporter) -> None:

@@ -89,7 +89,7 @@ def read_inputs(spec: Path, cluster: Path | None, findings: Findings) -> Inputs:
             shape.model_rebuild()
     source = read_file(spec, findings)
     inventory = local_cluster() if cluster is None else read_cluster(read_file(cluster, findings))
-    return Inputs(source, inventory, model_library(source, inventory.model_root))
+    return Inputs(source, inventory, model_library(source, inventory.model_root, inventory.site.get("models", {})))
 
 
 @contextmanager
@@ -116,21 +116,27 @@ def read_file(path: Path, findings: Findings) -> Source:
     return read_source(content, str(path))
 
 
-def model_library(source: Source, model_root: str) -> ModelLibrary:
-    """The config.json of the spec's model where it is on this machine, else our card of it, else nothing."""
+def model_library(source: Source, model_root: str, folders: Mapping[str, str] | None = None) -> ModelLibrary:
+    """The config.json of the spec's model where it is on this machine, else our card of it, else nothing.
+
+    `folders` are those of the site, by the names that recipes use.
+    """
     from dynamoc.compiler.models import ModelLibrary, like_of
+    from dynamoc.compiler.site_models import folder_of
 
     model: Any = source.data.get("model")
     model = model if isinstance(model, dict) else {}
     path, ref = model.get("path"), model.get("ref")
     texts: dict[str, str | None] = {}
     provenance: dict[str, str | None] = {}
-    if isinstance(path, str):
-        texts[path] = _text_of(Path(path).expanduser() / "config.json")
-        provenance[path] = _text_of(Path(path).expanduser() / PROVENANCE)
+    folder = folder_of(folders or {}, *(name if isinstance(name, str) else None for name in (path, ref)))
+    if folder is not None:
+        for name in {folder, path} if isinstance(path, str) else {folder}:
+            texts[name] = _text_of(Path(folder).expanduser() / "config.json")
+            provenance[name] = _text_of(Path(folder).expanduser() / PROVENANCE)
     if isinstance(ref, str):
         root = Path(os.environ.get("DYNAMOC_MODEL_ROOT", model_root))
-        texts[ref] = _text_of_ref(ref, root)
+        texts[ref] = texts.get(folder or "") or _text_of_ref(ref, root)
         provenance[ref] = _text_below(root, ref, PROVENANCE)
         if (like := like_of(texts[ref] or "")) is not None:
             texts[like] = _text_of_ref(like, root)
