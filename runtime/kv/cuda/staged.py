@@ -1,18 +1,23 @@
-"""Copies shuffled blocks from or to one range of host memory: a kernel gathers or scatters, the copy engine moves.
+"""Copies shuffled blocks between a device and host memory: a kernel gathers or scatters, the copy engine moves.
 
-A copy engine fills the link better than kernels do, above all when both directions are busy, but it pays for each
-piece. So blocks meet in device memory, which is twenty times as fast as the link, and cross it in a few large pieces.
+A copy engine fills the link better than kernels do, above all when both directions are busy, and takes nothing from
+what the device computes; but it pays for each piece. So blocks meet in device memory, which is twenty times as fast as
+the link, in the order of their places on the host, and cross it in as few pieces as the host's places allow.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
+from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import Copier, Copy, Runs
 from dynamoc.runtime.kv.cuda.device import on_device, runtime, wait_for
+from dynamoc.runtime.kv.transfer.extents import Extents, extents, in_order
 
 PIECES = 3
 PIECE_BYTES = 32 << 20
@@ -38,6 +43,16 @@ class StagedCopy:
         wait_for(self.event, max(0.0, ends_at - time.monotonic()))
 
 
+class _Part(NamedTuple):
+    """Blocks that cross the link in one turn, and the device memory in which they meet."""
+
+    device: Runs
+    host: Runs
+    address: int
+    filled: int
+    drained: int
+
+
 class StagedCopier:
     """One direction at a time, one copy at a time; used from one thread. `piece_bytes` must hold a block."""
 
@@ -52,35 +67,34 @@ class StagedCopier:
             self._drained: list[int] = [runtime.eventCreateWithFlags(_DISABLE_TIMING) for _ in range(pieces)]
             self._done: int = runtime.eventCreateWithFlags(_DISABLE_TIMING)
 
-    def offload(self, source: Runs, host: int, run_bytes: int) -> StagedCopy:
-        """Start to copy run i of `source` to `host + i * run_bytes`."""
+    def offload(self, source: Runs, host: Runs, run_bytes: int) -> StagedCopy:
+        """Start to copy run i of `source` onto run i of `host`."""
         copy = StagedCopy(self._done)
-        for turn, part in self._parts(source, run_bytes):
-            piece, filled, drained = self._piece(turn)
-            self._kernels.after(drained)
-            copy.copies.append(self._kernels.copy(_some(source, part), _packed(piece, part, run_bytes), run_bytes))
+        for part in self._parts(source, host, run_bytes):
+            self._kernels.after(part.drained)
+            met = _met(part, run_bytes)
+            copy.copies.append(self._kernels.copy(part.device, met, run_bytes))
             with on_device(self.device, "offload"):
-                runtime.eventRecord(filled, self._kernels.stream)
-                runtime.streamWaitEvent(self._engine, filled)
-                self._move(host + part.start * run_bytes, piece, part, run_bytes)
-                runtime.eventRecord(drained, self._engine)
+                runtime.eventRecord(part.filled, self._kernels.stream)
+                runtime.streamWaitEvent(self._engine, part.filled)
+                self._move(part, run_bytes, to_host=True)
+                runtime.eventRecord(part.drained, self._engine)
         with on_device(self.device, "offload"):
             runtime.eventRecord(self._done, self._engine)
         return copy
 
-    def onboard(self, host: int, destination: Runs, run_bytes: int) -> StagedCopy:
-        """Start to copy `host + i * run_bytes` onto run i of `destination`."""
+    def onboard(self, host: Runs, destination: Runs, run_bytes: int) -> StagedCopy:
+        """Start to copy run i of `host`, which nobody writes any more, onto run i of `destination`."""
         copy = StagedCopy(self._done)
-        for turn, part in self._parts(destination, run_bytes):
-            piece, filled, drained = self._piece(turn)
+        for part in self._parts(destination, host, run_bytes):
             with on_device(self.device, "onboard"):
-                runtime.streamWaitEvent(self._engine, drained)
-                self._move(piece, host + part.start * run_bytes, part, run_bytes)
-                runtime.eventRecord(filled, self._engine)
-            self._kernels.after(filled)
-            copy.copies.append(self._kernels.copy(_packed(piece, part, run_bytes), _some(destination, part), run_bytes))
+                runtime.streamWaitEvent(self._engine, part.drained)
+                self._move(part, run_bytes, to_host=False)
+                runtime.eventRecord(part.filled, self._engine)
+            self._kernels.after(part.filled)
+            copy.copies.append(self._kernels.copy(_met(part, run_bytes), part.device, run_bytes))
             with on_device(self.device, "onboard"):
-                runtime.eventRecord(drained, self._kernels.stream)
+                runtime.eventRecord(part.drained, self._kernels.stream)
         with on_device(self.device, "onboard"):
             runtime.eventRecord(self._done, self._kernels.stream)
         return copy
@@ -96,24 +110,32 @@ class StagedCopier:
                 runtime.free(piece)
             runtime.streamDestroy(self._engine)
 
-    def _parts(self, runs: Runs, run_bytes: int) -> list[tuple[int, slice]]:
-        step, count = self.piece_bytes // run_bytes, len(runs.indices)
+    def _parts(self, device: Runs, host: Runs, run_bytes: int) -> Iterator[_Part]:
+        step, count = self.piece_bytes // run_bytes, len(host.indices)
         if not step:
             raise ValueError(f"a block of {run_bytes} B does not fit a piece of {self.piece_bytes} B")
-        return list(enumerate(slice(start, min(start + step, count)) for start in range(0, count, step)))
+        if len(device.indices) != count:
+            raise ValueError(f"{len(device.indices)} blocks of the device, {count} of the host")
+        order = in_order(host.indices)
+        for turn, start in enumerate(range(0, count, step)):
+            rows, place = order[start : start + step], turn % len(self._pieces)
+            sides = [side._replace(indices=side.indices[rows]) for side in (device, host)]
+            yield _Part(sides[0], sides[1], self._pieces[place], self._filled[place], self._drained[place])
 
-    def _piece(self, turn: int) -> tuple[int, int, int]:
-        place = turn % len(self._pieces)
-        return self._pieces[place], self._filled[place], self._drained[place]
+    def _move(self, part: _Part, run_bytes: int, *, to_host: bool) -> None:
+        """Across the link, in one piece for each range of the host; blocks further apart than their size are none."""
+        base, stride, indices = part.host
+        ranges = extents(indices) if stride == run_bytes else Extents(indices, np.ones_like(indices))
+        host, sizes = ranges.firsts * np.uint64(stride) + np.uint64(base), ranges.counts * np.uint64(run_bytes)
+        device = np.cumsum(sizes) - sizes + np.uint64(part.address)
+        to, from_ = (host, device) if to_host else (device, host)
+        if sizes.size == 1:
+            runtime.memcpyAsync(int(to[0]), int(from_[0]), int(sizes[0]), _BY_ADDRESS, self._engine)
+        else:
+            order = SourceOrder.STREAM if to_host else SourceOrder.ANY
+            copy_batch(self.device, to, from_, sizes, self._engine, order)
 
-    def _move(self, destination: int, source: int, part: slice, run_bytes: int) -> None:
-        size = (part.stop - part.start) * run_bytes
-        runtime.memcpyAsync(destination, source, size, _BY_ADDRESS, self._engine)
 
-
-def _some(runs: Runs, part: slice) -> Runs:
-    return runs._replace(indices=runs.indices[part])
-
-
-def _packed(piece: int, part: slice, run_bytes: int) -> Runs:
-    return Runs(piece, run_bytes, np.arange(part.stop - part.start, dtype=np.uint64))
+def _met(part: _Part, run_bytes: int) -> Runs:
+    """The blocks side by side in device memory."""
+    return Runs(part.address, run_bytes, np.arange(len(part.host.indices), dtype=np.uint64))

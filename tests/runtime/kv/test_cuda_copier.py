@@ -180,28 +180,39 @@ def test_a_deadline_that_is_too_short_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("size", [4096, 16384])
-def test_staged_copies_there_and_back(size: int) -> None:
+@pytest.mark.parametrize("count", [BLOCKS, 177, 1, 0], ids=["one range on the host", "some ranges", "one", "none"])
+def test_staged_copies_there_and_back(size: int, count: int) -> None:
     staged = StagedCopier(0, ctas=4, pieces=2, piece_bytes=65536 + 100)
     source, data = filled(size, seed=10)
     destination, want = filled(size)
     host = HostPool(layout(size), BLOCKS)
     blocks = np.frombuffer(host.data, np.uint8).reshape(BLOCKS, size)
     pinned = PinnedPool(host)
-    sources, destinations = orders(177)
+    (sources, places), (_, destinations) = orders(count), orders(count, seed=6)
+    there = Runs(pinned.address, size, places)
 
-    staged.offload(Runs(source.address, size, sources), pinned.address, size).wait(30)
-    assert np.array_equal(blocks[:177], data[sources])
-    assert not blocks[177:].any()
-    staged.onboard(pinned.address, Runs(destination.address, size, destinations), size).wait(30)
+    staged.offload(Runs(source.address, size, sources), there, size).wait(30)
+    assert np.array_equal(blocks[places], data[sources])
+    assert not np.delete(blocks, places, axis=0).any()
+    staged.onboard(there, Runs(destination.address, size, destinations), size).wait(30)
 
     want[destinations] = data[sources]
     assert np.array_equal(download(destination), want)
-    with pytest.raises(ValueError, match="does not fit"):
-        staged.onboard(pinned.address, Runs(destination.address, 1 << 20, destinations), 1 << 20)
     staged.close()
     pinned.close()
     source.close()
     destination.close()
+
+
+def test_staging_refuses_what_does_not_fit() -> None:
+    staged = StagedCopier(0, ctas=4, pieces=2, piece_bytes=65536)
+    one, two = (Runs(0, 1 << 20, np.arange(count, dtype=np.uint64)) for count in (1, 2))
+
+    with pytest.raises(ValueError, match="does not fit"):
+        staged.onboard(one, one, 1 << 20)
+    with pytest.raises(ValueError, match="2 blocks of the device, 1 of the host"):
+        staged.offload(two, one, 4096)
+    staged.close()
 
 
 def test_a_gpu_that_is_not_there_is_an_error() -> None:
