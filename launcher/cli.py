@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "cancel": "End a submitted run.",
     "status": "Show the state of a run.",
     "logs": "Show the logs of a run.",
+    "report": "Show what campaigns and runs came to.",
     "explain": "Explain an error code.",
     "inventory": "Write a cluster file from what a scheduler says.",
     "import": "Turn recipes of other systems into specs.",
