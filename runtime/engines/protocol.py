@@ -33,6 +33,8 @@ class EngineRequest:
     sampling: Sampling
     generated: int = 0
     hold_kv: bool = False
+    source: str | None = None
+    """The worker whose engine computes the prompt, where engines move KV themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,19 @@ class Prefilled:
     key: RequestKey
     output: TokenOutput
     blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """`layers` of `blocks` of a `hold_kv` prompt are in the pool and stay as they are; `first` is the number of the
+    first of these blocks in the prompt. With an `event` of the pool's GPU: once that has passed.
+    """
+
+    key: RequestKey
+    first: int
+    blocks: tuple[int, ...]
+    layers: range
+    event: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +118,11 @@ class Engine(Protocol):
         """The pool that peers may write to; after `load`."""
         ...
 
-    def start(self, on_step: Callable[[StepReport], None]) -> None:
-        """Begin to compute. `on_step` is called from the engine's thread."""
+    def start(self, on_step: Callable[[StepReport], None], on_written: Callable[[Written], None] | None = None) -> None:
+        """Begin to compute. Both are called from the engine's thread.
+
+        `on_written` hears of every layer of every block of a `hold_kv` prompt once, before its `Prefilled`.
+        """
         ...
 
     def add(self, request: EngineRequest) -> None:

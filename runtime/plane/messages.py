@@ -74,7 +74,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenOutput(msgspec.Struct, frozen=True, array_like=True):
-    """What one step produced for one request. `cached_tokens` (prompt tokens not computed) comes with the first."""
+    """What one step produced for one request. `cached_tokens` (prompt tokens not computed) comes with the first
+    or the last."""
 
     request_id: int
     tokens: tuple[int, ...]
@@ -279,15 +280,31 @@ class PrefillRequest(Message, frozen=True):
 
 
 class WrittenLayers(msgspec.Struct, frozen=True, array_like=True):
-    """Layers `first` to `end` of the blocks of a request, and their checksums: words little-endian."""
+    """Layers `first` to `end` of `blocks` destinations of a request, from number `first_block` on, as one write.
+
+    `checksums` are words, little-endian.
+    """
 
     first: int
     end: int
+    first_block: int
+    blocks: int
     checksums: bytes
 
 
+class PrefillWritten(Message, frozen=True):
+    """These are written while the rest is computed: they can be verified, but are worth nothing before PrefillDone."""
+
+    request_id: int
+    generation: int
+    written: tuple[WrittenLayers, ...]
+
+
 class PrefillDone(Message, frozen=True):
-    """All blocks are written: every layer once, in one write or several. `checksum` names the definition."""
+    """All blocks are written, every layer once; `written` is what no PrefillWritten said.
+
+    `checksum` names the definition.
+    """
 
     request_id: int
     generation: int
@@ -327,5 +344,6 @@ AnyMessage = (
     | RegisterWorker | Registered | LoadReport | Draining
     | RouteRequest | Routed | RouteRefused | PromptComputed | RequestEnded | WorkersWanted | Workers
     | Generate | Cancel | StepOutputs
-    | AttachPool | PoolAttached | PrefillRequest | PrefillDone | PrefillFailed | AbortPrefill | PrefillAborted
+    | AttachPool | PoolAttached
+    | PrefillRequest | PrefillWritten | PrefillDone | PrefillFailed | AbortPrefill | PrefillAborted
 )  # fmt: skip

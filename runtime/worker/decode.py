@@ -16,11 +16,9 @@ import logging
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
 
 from dynamoc.runtime.engines.protocol import Engine, EngineRequest, RequestKey, Reserved
 from dynamoc.runtime.kv.hashing import TOKEN_BYTES, unpack_tokens
-from dynamoc.runtime.kv.transfer.pairs import indices_of
 from dynamoc.runtime.plane.messages import (
     AbortPrefill,
     Message,
@@ -28,8 +26,10 @@ from dynamoc.runtime.plane.messages import (
     PrefillDone,
     PrefillFailed,
     PrefillRequest,
+    PrefillWritten,
 )
 from dynamoc.runtime.transports.protocol import Transport
+from dynamoc.runtime.worker.arrivals import Arrivals
 from dynamoc.runtime.worker.prefill_peer import PrefillPeer
 from dynamoc.runtime.worker.requests import Request, Requests
 from dynamoc.runtime.worker.telemetry import Telemetry
@@ -54,6 +54,8 @@ class Attempt:
     peer: PrefillPeer
     reserved: asyncio.Future[Reserved | None] = field(default_factory=asyncio.Future)
     answer: asyncio.Future[Answer | str] = field(default_factory=asyncio.Future)
+    arrivals: Arrivals | None = None
+    """What was written; None before anything was asked for."""
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the prefill worker's process writes nothing for this attempt any more."""
     incarnation: int = -1
@@ -112,10 +114,15 @@ class DecodeService:
 
     def answered(self, message: Message) -> bool:
         """A prefill worker's answer; False if the message is none."""
-        if not isinstance(message, PrefillDone | PrefillFailed | PrefillAborted):
+        if not isinstance(message, PrefillWritten | PrefillDone | PrefillFailed | PrefillAborted):
             return False
         attempt = self._attempts.get(message.generation)
-        if attempt is not None:
+        if attempt is None:
+            return True
+        if isinstance(message, PrefillWritten):
+            if attempt.arrivals is not None and not attempt.answer.done():
+                attempt.arrivals.add(message.written)
+        else:
             attempt.quiet.set()
             if not attempt.answer.done():
                 attempt.answer.set_result(message)
@@ -161,12 +168,15 @@ class DecodeService:
             self._requests.fail(attempt.request, "the worker failed", retryable=True)
         finally:
             self._attempts.pop(attempt.generation, None)
+            if attempt.arrivals is not None:
+                await attempt.arrivals.close()
 
     async def _ask(self, attempt: Attempt, reserved: Reserved) -> None:
         """Have the blocks filled, from the first on that is not resident, and act on the answer."""
         generate, peer = attempt.request.generate, attempt.peer
         blocks = reserved.blocks[reserved.resident :]
         attempt.incarnation, attempt.writer = peer.incarnation, peer.writer
+        attempt.arrivals = Arrivals(self._transport, blocks, self._engine.layout().layers)
         self._transport.expect(attempt.generation, blocks)
         ask = PrefillRequest(
             request_id=attempt.key,
@@ -200,7 +210,10 @@ class DecodeService:
 
     async def _take(self, attempt: Attempt, blocks: tuple[int, ...], done: PrefillDone) -> None:
         """Check what arrived, in my own memory; decode on from it only if every block is right."""
-        wrong = await self._mismatches(blocks, done)
+        wrong = len(blocks)
+        if attempt.arrivals is not None and done.checksum == self._transport.checksum:
+            attempt.arrivals.add(done.written)
+            wrong = await attempt.arrivals.wrong()
         self._telemetry.received(len(blocks) - wrong, wrong)
         if attempt.dropped:
             self._engine.release(attempt.key)
@@ -212,17 +225,6 @@ class DecodeService:
             self._requests.hand_to_engine(attempt.request)
             self._engine.resume(attempt.key, first)
             self._requests.deliver([first])
-
-    async def _mismatches(self, blocks: tuple[int, ...], done: PrefillDone) -> int:
-        """How many blocks are not what was sent; all of them, if it was not said of every layer what was sent."""
-        layers = [layer for part in done.written for layer in range(part.first, part.end)]
-        if layers != list(range(self._engine.layout().layers)) or done.checksum != self._transport.checksum:
-            return len(blocks)
-        indices, wrong = indices_of(blocks), indices_of(())
-        for part in done.written:
-            found = await self._transport.mismatches(indices, part.checksums, range(part.first, part.end))
-            wrong = np.union1d(wrong, found)
-        return int(wrong.size)
 
     def _is_nearly_resident(self, attempt: Attempt, reserved: Reserved) -> bool:
         """Whether so little is missing that computing it is quicker than asking for it."""

@@ -1,6 +1,6 @@
 """The prefill side: compute a prompt, push its KV into the pool of the decode worker that asked, answer.
 
-The blocks of a prompt stay held from the first computed token until the push has ended, however it ends. A decode
+The blocks of a prompt stay held from the first computed token until every push has ended, however it ends. A decode
 worker that comes back on a new connection is attached only after everything for its old one has ended: its
 `PoolAttached` therefore proves that this process writes nothing that was asked for before.
 """
@@ -13,9 +13,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
-from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Prefilled, RequestKey
+from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Prefilled, RequestKey, Written
 from dynamoc.runtime.kv.hashing import unpack_tokens
-from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.plane.connection import Connection, PlaneError
 from dynamoc.runtime.plane.messages import (
     AbortPrefill,
@@ -26,26 +25,17 @@ from dynamoc.runtime.plane.messages import (
     PrefillDone,
     PrefillFailed,
     PrefillRequest,
+    PrefillWritten,
     TokenOutput,
     WrittenLayers,
 )
-from dynamoc.runtime.transports.protocol import (
-    Completion,
-    Outcome,
-    Peer,
-    Transfer,
-    Transport,
-    TransportError,
-)
+from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
+from dynamoc.runtime.worker.pushes import Pace, Pushes
 from dynamoc.runtime.worker.requests import Requests
 from dynamoc.runtime.worker.telemetry import Telemetry
 
 CONNECT_LIMIT_S = 15.0
 """A first connection between GPUs starts a child process that compiles the kernels."""
-FIRST_RATE = 200e6
-"""Bytes per second a transfer is taken to reach before one was measured."""
-SLOWEST_SHARE = 0.1
-"""A transfer slower than this share of the measured rate is stuck."""
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +47,20 @@ class Lease:
     key: RequestKey
     connection: Connection
     request: PrefillRequest
-    expires_at: float
+    pushes: Pushes
     computed: asyncio.Future[Prefilled | TokenOutput | None] = field(default_factory=asyncio.Future)
-    transfer: Transfer | None = None
+    arrived: list[WrittenLayers] = field(default_factory=list)
+    """Parts that the decode worker has not heard of."""
+
+    def end(self, computed: Prefilled | TokenOutput | None) -> None:
+        """Nothing more of the prompt will be computed."""
+        if not self.computed.done():
+            self.computed.set_result(computed)
 
     def abort(self) -> None:
         """Stop as soon as possible; the answer says when."""
-        if not self.computed.done():
-            self.computed.set_result(None)
-        if self.transfer is not None:
-            self.transfer.cancel()
+        self.end(None)
+        self.pushes.stop()
 
 
 class PrefillService:
@@ -93,7 +87,7 @@ class PrefillService:
         self._on_peers = on_peers
         self._leases: dict[RequestKey, Lease] = {}
         self._tasks: dict[asyncio.Task[None], Connection] = {}
-        self._rate = FIRST_RATE
+        self._pace = Pace()
 
     @property
     def busy(self) -> int:
@@ -121,26 +115,30 @@ class PrefillService:
             peer.close()
             self._on_peers()
 
+    def written(self, written: Written) -> None:
+        """The engine has more of a prompt's KV."""
+        lease = self._leases.get(written.key)
+        if lease is not None:
+            lease.pushes.written(written)
+
     def computed(self, prefilled: Prefilled) -> None:
         """The engine computed a prompt."""
         lease = self._leases.get(prefilled.key)
-        if lease is not None and not lease.computed.done():
-            lease.computed.set_result(prefilled)
+        if lease is not None:
+            lease.end(prefilled)
 
     def refused(self, output: TokenOutput) -> bool:
         """The engine will not compute a prompt; False if it is none of these."""
         lease = self._leases.get(output.request_id)
-        if lease is not None and not lease.computed.done():
-            lease.computed.set_result(output)
+        if lease is not None:
+            lease.end(output)
         return lease is not None
 
     def fail_all(self, reason: str) -> None:
         """End what is left: the worker goes."""
         for lease in self._leases.values():
-            if not lease.computed.done():
-                lease.computed.set_result(TokenOutput(lease.key, (), "error", error=reason, retryable=True))
-            if lease.transfer is not None:
-                lease.transfer.cancel()
+            lease.end(TokenOutput(lease.key, (), "error", error=reason, retryable=True))
+            lease.pushes.stop()
 
     async def close(self) -> None:
         """Wait until nothing is written any more."""
@@ -191,10 +189,28 @@ class PrefillService:
         if refusal:
             _send(connection, PrefillFailed(request.request_id, request.generation, refusal))
             return
-        expires_at = asyncio.get_running_loop().time() + request.deadline_s
-        lease = Lease(self._requests.new_key(), connection, request, expires_at)
+        lease = self._lease(connection, request)
         self._leases[lease.key] = lease
-        self._spawn(connection, self._serve(lease))
+        timer = asyncio.get_running_loop().call_later(request.deadline_s, lease.abort)
+        self._spawn(connection, self._serve(lease, timer))
+
+    def _lease(self, connection: Connection, request: PrefillRequest) -> Lease:
+        expires_at = asyncio.get_running_loop().time() + request.deadline_s
+        layout, telemetry = self._engine.layout(), self._telemetry
+
+        def peer() -> Peer | None:
+            return self.pools.get(connection)
+
+        def on_arrived(part: WrittenLayers) -> None:
+            lease.arrived.append(part)
+            if not lease.computed.done():
+                _send(connection, PrefillWritten(request.request_id, request.generation, (part,)))
+                lease.arrived.clear()
+
+        pushes = Pushes(self._transport, layout, request, peer, expires_at, self._pace, telemetry)
+        lease = Lease(self._requests.new_key(), connection, request, pushes)
+        pushes.on_arrived, pushes.on_failed = on_arrived, lease.abort
+        return lease
 
     def _abort(self, connection: Connection, abort: AbortPrefill) -> None:
         for lease in self._leases.values():
@@ -203,12 +219,9 @@ class PrefillService:
                 return
         _send(connection, PrefillAborted(abort.request_id, abort.generation))
 
-    async def _serve(self, lease: Lease) -> None:
-        request, timer = lease.request, asyncio.get_running_loop().call_at(lease.expires_at, lease.abort)
+    async def _serve(self, lease: Lease, timer: asyncio.TimerHandle) -> None:
         try:
             answer = await self._answer(lease)
-        except TransportError as error:
-            answer = PrefillFailed(request.request_id, request.generation, str(error))
         finally:
             timer.cancel()
             self._engine.cancel(lease.key)
@@ -223,41 +236,21 @@ class PrefillService:
         tokens = unpack_tokens(request.tokens)
         self._engine.add(EngineRequest(lease.key, tokens, request.sampling, request.generated, hold_kv=True))
         computed = await lease.computed
-        if computed is None:
-            return PrefillAborted(*name)
+        await lease.pushes.settle()
+        pushes = lease.pushes
+        if pushes.failure:
+            return PrefillFailed(*name, pushes.failure)
         if isinstance(computed, TokenOutput):
             return PrefillFailed(*name, computed.error or "nothing to compute", computed.retryable)
-        pairs = self._pairs(request, computed)
-        completion = await self._push(lease, pairs)
-        if completion.outcome is Outcome.CANCELLED:
+        if computed is None or pushes.is_stopped:
             return PrefillAborted(*name)
-        if completion.outcome is Outcome.FAILURE:
-            return PrefillFailed(*name, f"transfer failed: {completion.reason}")
-        written = WrittenLayers(0, self._engine.layout().layers, completion.checksums.astype("<u8").tobytes())
-        transport = self._transport
-        moved, seconds = completion.moved_bytes, completion.seconds
-        return PrefillDone(*name, computed.output, transport.checksum, (written,), transport.name, moved, seconds)
-
-    def _pairs(self, request: PrefillRequest, computed: Prefilled) -> BlockPairs:
-        sources = computed.blocks[request.first_block :]
-        if len(sources) != len(request.blocks):
-            raise TransportError(f"{len(sources)} blocks were computed for {len(request.blocks)} destinations")
-        return BlockPairs.of(sources, request.blocks)
-
-    async def _push(self, lease: Lease, pairs: BlockPairs) -> Completion:
-        peer = self.pools.get(lease.connection)
-        if peer is None:
-            raise TransportError("the decode worker is gone")
-        size = len(pairs) * self._engine.layout().block_bytes
-        left_s = lease.expires_at - asyncio.get_running_loop().time()
-        deadline_s = min(1.0 + size / (SLOWEST_SHARE * self._rate), left_s)
-        lease.transfer = self._transport.write(peer, pairs, deadline_s, lease.request.generation)
-        with self._telemetry.transfer_under_way():
-            completion = await lease.transfer.wait()
-        self._telemetry.transferred(completion, len(pairs))
-        if completion.outcome is Outcome.SUCCESS and size:
-            self._rate += 0.2 * (size / max(completion.seconds, 1e-6) - self._rate)
-        return completion
+        if pushes.complete != len(request.blocks):
+            return PrefillFailed(
+                *name, f"{pushes.complete} blocks were computed for {len(request.blocks)} destinations"
+            )
+        checksum, by = self._transport.checksum, self._transport.name
+        arrived, moved, seconds = tuple(lease.arrived), pushes.moved_bytes, pushes.seconds
+        return PrefillDone(*name, computed.output, checksum, arrived, by, moved, seconds)
 
 
 def _send(connection: Connection, message: Message) -> None:

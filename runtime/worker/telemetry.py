@@ -52,6 +52,10 @@ class Telemetry:
         counter("dynamoc_kv_transfer_blocks_total").labels(*self._labels).inc(blocks)
         self._metrics.histogram("dynamoc_kv_transfer_seconds").labels(*self._labels).observe(completion.seconds)
 
+    def exposed(self, seconds: float) -> None:
+        """A prompt was computed, and so much later its KV was written."""
+        self._metrics.histogram("dynamoc_kv_transfer_exposed_seconds").labels(self._labels[0]).observe(seconds)
+
     def received(self, verified: int, wrong: int) -> None:
         """Blocks arrived; their checksums were right or wrong."""
         self._metrics.counter("dynamoc_kv_received_blocks_total").labels(self._labels[0]).inc(verified)

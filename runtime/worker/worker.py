@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from dynamoc.runtime.engines.protocol import Engine, StepReport
+from dynamoc.runtime.engines.protocol import Engine, StepReport, Written
 from dynamoc.runtime.manifest import Role, WorkerSettings
 from dynamoc.runtime.metrics import Metrics
 from dynamoc.runtime.plane.connection import PlaneServer, listen
@@ -72,7 +72,11 @@ class Worker:
         def on_step(report: StepReport) -> None:
             loop.call_soon_threadsafe(self._service.step, report)
 
-        self._engine.start(on_step)
+        def on_written(written: Written) -> None:
+            if self._prefill is not None:
+                loop.call_soon_threadsafe(self._prefill.written, written)
+
+        self._engine.start(on_step, None if self._prefill is None else on_written)
         host, port = context.endpoint(identity.name, "plane")
         self._server = await listen(host, port, identity, context.key, self._service)
         self._ports["plane"] = self._server.port

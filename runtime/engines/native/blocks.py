@@ -117,10 +117,11 @@ class BlockManager:
         blocks.append(self._take())
         return True
 
-    def register(self, tokens: Sequence[int], blocks: list[int], computed: int) -> None:
+    def register(self, tokens: Sequence[int], blocks: list[int], computed: int, spare: list[int] | None = None) -> None:
         """Offer the full blocks of the first `computed` tokens to others.
 
-        A block whose content is registered already is given back, and `blocks` names the other one from then on.
+        A block whose content is registered already is given back, or kept in use in `spare`, and `blocks` names the
+        other one from then on.
         """
         if not self._prefix_caching:
             return
@@ -137,7 +138,10 @@ class BlockManager:
                 run.append(parent)
                 continue
             self._share(known.block)
-            self.release([blocks[position]])
+            if spare is None:
+                self.release([blocks[position]])
+            else:
+                spare.append(blocks[position])
             blocks[position] = known.block
             self._report_stored(run)
             parent, run = known, []

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable
 
 from dynamoc.runtime import environment
+from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.native.scheduler import Scheduler
-from dynamoc.runtime.engines.native.sequence import Step
+from dynamoc.runtime.engines.native.sequence import Sampled, Step
 from dynamoc.runtime.engines.native.tiering import Tiering
-from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport
+from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport, Written
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.kv.tiers.device import HostDevice, device_of
@@ -54,6 +55,7 @@ class CoreEngine:
         self._scheduler: Scheduler | None = None
         self._thread: threading.Thread | None = None
         self._stats = EngineStats()
+        self._on_written: Callable[[Written], None] | None = None
 
     def load(self, progress: Callable[[float, str], None]) -> None:
         """Load the runner; its pool's size is what the scheduler goes by."""
@@ -70,10 +72,11 @@ class CoreEngine:
         """The pool that peers may write to."""
         return self._runner.pool()
 
-    def start(self, on_step: Callable[[StepReport], None]) -> None:
+    def start(self, on_step: Callable[[StepReport], None], on_written: Callable[[Written], None] | None = None) -> None:
         """Start the thread; RuntimeError before `load` or a second time."""
         if self._scheduler is None or self._thread is not None:
             raise RuntimeError("an engine is loaded once, then started once")
+        self._on_written = on_written
         arguments = (self._scheduler, on_step)
         self._thread = threading.Thread(target=self._run, args=arguments, name=f"engine-{self.name}", daemon=True)
         self._thread.start()
@@ -187,12 +190,21 @@ class CoreEngine:
             while self._commands:
                 self._commands.popleft()(scheduler)
             step = scheduler.schedule()
-        sampled = self._runner.execute(step) if step.chunks else []
+        sampled = self._execute(step) if step.chunks else []
         if scheduler.tiering is not None:
             scheduler.tiering.observe(step, time.monotonic() - started)
         with self._books:
             scheduler.finish(step, sampled)
             return self._report(scheduler, step, started)
+
+    def _execute(self, step: Step) -> list[Sampled]:
+        if self._on_written is None or not any(chunk.sequence.hold_kv for chunk in step.chunks):
+            return self._runner.execute(step)
+        layout = self._runner.layout()
+        progress = StepProgress(step, layout.layers, layout.block_size, self._on_written)
+        sampled = self._runner.execute(step, progress)
+        progress.finish()
+        return sampled
 
     def _report(self, scheduler: Scheduler, step: Step, started: float) -> StepReport | None:
         steps, seconds = self._stats.steps, self._stats.step_seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from dynamoc.runtime.engines.native.linear import MakeLinear, PackedLinear, Plai
 from dynamoc.runtime.engines.native.memory import KvMemory
 from dynamoc.runtime.engines.native.models.config import ModelConfig, UnsupportedModelError, read_config
 from dynamoc.runtime.engines.native.models.llama import Llama, build_llama, expected_tensors, optional_tensors
+from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sampler import sample
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
 from dynamoc.runtime.engines.native.weights import Weights
@@ -30,6 +32,8 @@ log = logging.getLogger("dynamoc.engine")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WARM_UP_TOKENS = 32
+EVENTS = 64
+"""Groups of layers of which peers may be told before the first of them is computed."""
 
 
 class NativeArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +63,7 @@ class TorchRunner:
         self.model: Llama | None = None
         self._attention: SdpaAttention | None = None
         self._memory: KvMemory | None = None
+        self._events: deque[torch.cuda.Event] = deque()
 
     def load(self, progress: Callable[[float, str], None]) -> None:
         """Read the weights, map the pool, run one step of each kind."""
@@ -85,7 +90,7 @@ class TorchRunner:
         assert self._memory is not None, "load() comes first"
         return self._memory.pool
 
-    def execute(self, step: Step) -> list[Sampled]:
+    def execute(self, step: Step, progress: StepProgress | None = None) -> list[Sampled]:
         """One forward pass over all chunks; only the sampled rows meet the LM head."""
         assert self.model is not None, "load() comes first"
         assert self._attention is not None
@@ -93,12 +98,37 @@ class TorchRunner:
             batch = build_batch(step, self._layout.block_size)
             self._attention.plan(batch)
             device = self.device
-            hidden = self.model.hidden(batch.tokens.to(device), batch.positions.to(device), self._attention)
+            stored = None if progress is None else self._stored(progress)
+            hidden = self.model.hidden(batch.tokens.to(device), batch.positions.to(device), self._attention, stored)
             if not batch.sampled:
                 return []
             logits = self.model.logits(hidden.index_select(0, batch.sampled_rows.to(device)))
             # Tokens are drawn on the host; waiting for them also means that all KV before them is in the pool.
             return sample(logits.cpu(), batch.sampled)
+
+    def _stored(self, progress: StepProgress) -> Callable[[int], None]:
+        """Tells `progress` of the groups of layers it wants to hear of."""
+        progress.begin(self._event())
+
+        def stored(layers: int) -> None:
+            if layers in progress.ends:
+                progress.reached(layers, self._event())
+
+        return stored
+
+    def _event(self) -> int | None:
+        """Passes when the GPU has done what it was given so far; None where work is done at once.
+
+        An event that is taken again too early only passes later.
+        """
+        if self.device.type != "cuda":
+            return None
+        if len(self._events) < EVENTS:
+            self._events.append(torch.cuda.Event())
+        else:
+            self._events.rotate(-1)
+        self._events[-1].record()
+        return int(self._events[-1].cuda_event)
 
     def close(self) -> None:
         """Let go of weights and pool. Idempotent."""

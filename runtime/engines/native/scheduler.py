@@ -125,7 +125,7 @@ class Scheduler:
         """Give back the blocks of a held, reserved or quarantined request."""
         sequence = self._held.pop(key, None) or self._reserved.pop(key, None)
         if sequence is not None:
-            self.blocks.release(sequence.blocks)
+            self._let_go(sequence)
         self.blocks.readmit(self._quarantined.pop(key, ()))
 
     def cancel(self, key: RequestKey) -> None:
@@ -136,7 +136,7 @@ class Scheduler:
         for place in (self._waiting, self._loading, self._ready, self._running, self._reserved, self._held):
             sequence = place.pop(key, None)
             if sequence is not None:
-                self.blocks.release(sequence.blocks)
+                self._let_go(sequence)
 
     # ---- a step -------------------------------------------------------------------------------------------
 
@@ -167,7 +167,8 @@ class Scheduler:
             sequence = chunk.sequence
             before, sequence.computed = sequence.computed, chunk.start + chunk.count
             if before // block_size != sequence.computed // block_size:
-                self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
+                spare = sequence.spare if sequence.hold_kv else None
+                self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed, spare)
             if chunk.sample:
                 self._append(sequence, next(draws))
 
@@ -202,6 +203,7 @@ class Scheduler:
         for place in (self._running, self._ready, self._loading, self._reserved, self._held, self._waiting):
             for sequence in place.values():
                 yield sequence.blocks
+                yield sequence.spare
         if self.tiering is not None:
             yield from self.tiering.held
 
@@ -242,11 +244,16 @@ class Scheduler:
     def _grow(self, sequence: Sequence) -> bool:
         """Find a block for the next token, if need be from the youngest; False if that is the sequence itself."""
         while not self.blocks.extend(sequence.blocks):
-            youngest = next(reversed(self._running.values()))
+            # Prompts for peers are never preempted: their blocks may be on their way.
+            youngest = next(victim for victim in reversed(self._running.values()) if not victim.hold_kv)
             self._preempt(youngest)
             if youngest is sequence:
                 return False
         return True
+
+    def _let_go(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.blocks)
+        self.blocks.release(sequence.spare)
 
     def _preempt(self, sequence: Sequence) -> None:
         del self._running[sequence.key]

@@ -28,6 +28,10 @@ class Sequence:
     cached_tokens: int = 0
     admitted: bool = False
     """It had blocks before; what it finds in the cache from now on it may have computed itself."""
+    told: int = 0
+    """Leading blocks whose content was told to whoever sends it on."""
+    spare: list[int] = field(default_factory=list)
+    """Blocks it does not need any more but that may still be read, because they were told."""
 
     @property
     def output_index(self) -> int:

@@ -7,11 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from dynamoc.runtime.engines.mocker import MockRunner
+from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.native.scheduler import Scheduler
 from dynamoc.runtime.engines.native.sequence import Step
 from dynamoc.runtime.engines.pages import next_word
-from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Prefilled, Reserved, StepReport
+from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Prefilled, Reserved, StepReport, Written
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.manifest import KvSettings, WorkerSettings
 from dynamoc.runtime.plane.messages import KvEvent, Sampling, TokenOutput
@@ -87,6 +88,7 @@ class Core:
         self.reserved: dict[int, Reserved] = {}
         self.cached: dict[int, int] = {}
         self.events: list[KvEvent] = []
+        self.written: dict[int, list[Written]] = defaultdict(list)
         self.report = self.scheduler.take_report()
 
     @property
@@ -96,7 +98,11 @@ class Core:
     def step(self) -> Step:
         """One step, its books checked."""
         step = self.scheduler.schedule()
-        self.scheduler.finish(step, self.runner.execute(step) if step.chunks else [])
+        layout = self.runner.layout()
+        progress = StepProgress(step, layout.layers, layout.block_size, self._tell)
+        sampled = self.runner.execute(step, progress) if step.chunks else []
+        progress.finish()
+        self.scheduler.finish(step, sampled)
         self.scheduler.check_integrity()
         self.report = self.scheduler.take_report()
         for output in self.report.outputs:
@@ -120,6 +126,9 @@ class Core:
 
     def close(self) -> None:
         self.runner.close()
+
+    def _tell(self, written: Written) -> None:
+        self.written[written.key].append(written)
 
     def _keep(self, output: TokenOutput) -> None:
         assert output.request_id not in self.finished, "an output after the last one"

@@ -65,6 +65,7 @@ class Life(RuleBasedStateMachine):
         self.dropped: set[int] = set()
         self.late: dict[int, tuple[int, ...]] = {}
         self.resident: dict[int, int | None] = {}
+        self.sent: dict[int, list[int]] = {}
 
     def enter(self, how: str, prompt: list[int], count: int, seed: int, **fields: object) -> int:
         self.key += 1
@@ -80,7 +81,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(target=holding, prompt=PROMPTS, count=COUNTS, seed=SEEDS)
     def prefill(self, prompt: list[int], count: int, seed: int):
-        return self.enter("add", prompt, count, seed, hold_kv=True)
+        key = self.enter("add", prompt, count, seed, hold_kv=True)
+        self.sent[key] = prompt
+        return key
 
     @rule(target=reserving, prompt=PROMPTS, count=COUNTS, seed=SEEDS)
     def reserve(self, prompt: list[int], count: int, seed: int):
@@ -127,6 +130,7 @@ class Life(RuleBasedStateMachine):
     def release(self, key: int):
         if key not in self.core.prefilled:
             return key
+        del self.sent[key]
         self.core.scheduler.release(key)
         return multiple()
 
@@ -138,6 +142,7 @@ class Life(RuleBasedStateMachine):
     @rule(key=consumes(holding))
     def cancel_prefill(self, key: int):
         self.dropped.add(key)
+        del self.sent[key]
         self.core.scheduler.cancel(key)
 
     @rule(steps=st.integers(1, 12))
@@ -157,8 +162,22 @@ class Life(RuleBasedStateMachine):
         stats = self.core.report.stats
         unused = self.core.scheduler.blocks.available - stats.cached_blocks
         assert unused + stats.active_blocks + stats.cached_blocks + stats.quarantined_blocks == stats.total_blocks
+        self.check_sent()
         for key, prefilled in self.core.prefilled.items():
             assert list(prefilled.output.tokens) == self.expected[key]
+
+    def check_sent(self) -> None:
+        """What was told of a prompt stays as it was told until the prompt is let go, all of it told once in the end."""
+        for key, prompt in self.sent.items():
+            pages, told = page_bytes(prompt, BLOCK_SIZE), 0
+            for written in self.core.written[key]:
+                assert written.layers == range(1)
+                assert written.first == told, "in order, nothing twice"
+                told += len(written.blocks)
+                for page, block in zip(pages[written.first :], written.blocks, strict=False):
+                    assert bytes(self.core.pool.block(block)) == page, "changed while it may be read"
+            if key in self.core.prefilled:
+                assert told == len(pages) == len(self.core.prefilled[key].blocks)
 
     @invariant()
     def balanced(self):
@@ -168,6 +187,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "core"):
             return
+        self.sent.clear()
         for key in list(self.expected):
             self.core.scheduler.compute(key)
             if key in self.dropped or key in self.core.prefilled:

@@ -89,7 +89,7 @@ class FakePrefill:
         layout = self._pool.layout
         rows = rows_of(self._pool.data, layout.block_bytes, layout.span(None))
         sums = [digest(pick(rows, blocks[unit])) for unit in units_of(blocks.size, layout.block_bytes)]
-        written = WrittenLayers(0, layout.layers, np.array(sums, "<u8").tobytes())
+        written = WrittenLayers(0, layout.layers, 0, blocks.size, np.array(sums, "<u8").tobytes())
         output = TokenOutput(request.request_id, (FIRST_TOKEN,))
         name = (request.request_id, request.generation)
         moved = blocks.size * layout.block_bytes

@@ -13,7 +13,7 @@ from dynamoc.runtime.engines.native.attention.protocol import Attention
 from dynamoc.runtime.engines.native.linear import Linear, MakeLinear
 from dynamoc.runtime.engines.native.models.config import ModelConfig
 from dynamoc.runtime.engines.native.models.rotary import Rotary
-from dynamoc.runtime.engines.native.weights import Shape, Weights
+from dynamoc.runtime.engines.native.weights import Shape, TensorSource
 
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -46,12 +46,20 @@ class Llama:
         self.head = head
         self.rotary = rotary
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """Run all layers over `[tokens]`; `[tokens, width]` before the final norm."""
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, attention: Attention, stored: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Run all layers over `[tokens]`; `[tokens, width]` before the final norm.
+
+        `stored` hears how many layers have their keys and values in the pool.
+        """
         rows = self.rotary.rows(positions)
         x = self.embedding.index_select(0, tokens).to(self.norm.dtype)
         for index, layer in enumerate(self.layers):
-            x.add_(layer.output(self._attend(index, layer, x, rows, attention)))
+            attended = self._attend(index, layer, x, rows, attention)
+            if stored is not None:
+                stored(index + 1)
+            x.add_(layer.output(attended))
             gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, -1)
             x.add_(layer.down(silu(gate).mul_(up)))
         return x
@@ -104,7 +112,7 @@ def optional_tensors(config: ModelConfig) -> frozenset[str]:
 
 def build_llama(
     config: ModelConfig,
-    weights: Weights,
+    weights: TensorSource,
     dtype: torch.dtype,
     positions: int,
     make: MakeLinear,
@@ -122,7 +130,7 @@ def build_llama(
     return Llama(config, embedding, layers, weights.take(FINAL_NORM, dtype), head, rotary)
 
 
-def _layer(config: ModelConfig, weights: Weights, prefix: str, dtype: torch.dtype, make: MakeLinear) -> Layer:
+def _layer(config: ModelConfig, weights: TensorSource, prefix: str, dtype: torch.dtype, make: MakeLinear) -> Layer:
     def linear(*names: str, bias: bool) -> Linear:
         stacked = weights.stack([f"{prefix}.{name}.weight" for name in names], dtype)
         return make(stacked, weights.stack([f"{prefix}.{name}.bias" for name in names], dtype) if bias else None)
