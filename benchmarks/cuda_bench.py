@@ -61,8 +61,10 @@ def shuffled(total: int, block_bytes: int) -> tuple[np.ndarray, np.ndarray]:
 
 def wrong_words(got: int, got_order: np.ndarray, want: int, want_order: np.ndarray, block_bytes: int) -> int:
     """64-bit words of the blocks at device address `got` that differ from those at `want`; not by our kernels."""
-    total = got_order.size * block_bytes
-    blocks = [_words(address, total).reshape(-1, block_bytes // 8) for address in (got, want)]
+    blocks = [
+        _words(address, (int(order.max()) + 1) * block_bytes).reshape(-1, block_bytes // 8)
+        for address, order in ((got, got_order), (want, want_order))
+    ]
     orders = [cupy.asarray(order.astype(np.int64)) for order in (got_order, want_order)]
     wrong = 0
     for part in range(0, got_order.size, step := max(1, (256 << 20) // block_bytes)):

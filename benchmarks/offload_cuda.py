@@ -1,20 +1,22 @@
-"""How fast KV blocks get between a GPU's pool and page-locked host memory: our kernel, the driver's batch, a loop.
+"""How fast KV blocks get between a GPU's pool and page-locked host memory: our paths, the driver's batch, a loop.
 
     python benchmarks/offload_cuda.py [--mib 1024] [--rounds 11] [--output FILE]
 
 Every block goes onto a random permutation of blocks on the other side; the host side is a shared-memory file that is
 page-locked where it lies. Times are the caller's: from the call until the completion is seen. Before each copy the
 destination is poisoned, after it every byte is compared. The ceiling is one plain copy of all bytes between the same
-memories; ours, peers and ceiling take turns. Peers: one `cuMemcpyBatchAsync` call for 4,096 blocks at a time, and one
-`cudaMemcpyAsync` call a block. `staged` is the same with the host's blocks in one range: gathered or scattered on the
-device, moved by the copy engine. When both
-ways are busy, each has a thread of its own.
+memories; ours, peers and ceiling take turns. `staged` puts the pairs in the order of their places on the host, meets
+them in device memory and lets the copy engine move what is adjacent there; `gaps` is the same where only every second
+place of the host, chosen at random, takes part; `kernel` lets a kernel reach over the link. Peers: one
+`cuMemcpyBatchAsync` call for 4,096 blocks at a time, and one `cudaMemcpyAsync` call a block. When both ways are busy,
+each has a thread of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -26,49 +28,17 @@ import cuda_bench as bench
 import numpy as np
 from cupy.cuda import runtime
 
+from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import Copier
 from dynamoc.runtime.kv.cuda.pool import PinnedPool
 from dynamoc.runtime.kv.cuda.staged import StagedCopier
 from dynamoc.runtime.kv.pool import HostPool
 
-CTAS = (8, 16, 32, 64, 132)
+CTAS = (8, 32)
 USUAL = 32
-BATCH = 4096
 SEED = 13
-LOOP_ROUNDS = 3
-
-
-class _Attributes(ctypes.Structure):
-    """CUmemcpyAttributes: how the source may be read, two location hints, flags."""
-
-    _fields_ = (("order", ctypes.c_int), ("hints", ctypes.c_int * 4), ("flags", ctypes.c_uint))
-
-
-class BatchCopy:
-    """`cuMemcpyBatchAsync` as CUDA 13 declares it."""
-
-    def __init__(self) -> None:
-        driver = ctypes.CDLL("libcuda.so.1")
-        found, status = ctypes.c_void_p(), ctypes.c_int()
-        failed = driver.cuGetProcAddress_v2(
-            b"cuMemcpyBatchAsync", ctypes.byref(found), 13000, ctypes.c_uint64(0), ctypes.byref(status)
-        )
-        if failed or not found.value:
-            raise SystemExit(f"the driver has no cuMemcpyBatchAsync ({failed}, {status.value})")
-        pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        kind = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, size, pointer, pointer, size, pointer)
-        self._call = kind(found.value)
-
-    def __call__(self, destinations: np.ndarray, sources: np.ndarray, block: int, stream: int, order: int) -> None:
-        sizes = np.full(destinations.size, block, np.uint64)
-        attributes, first = _Attributes(order=order), ctypes.c_size_t(0)
-        for start in range(0, destinations.size, BATCH):
-            rows = slice(start, start + BATCH)
-            lists = (destinations[rows], sources[rows], sizes[rows])
-            count = lists[0].size
-            words = (*(part.ctypes.data for part in lists), count, ctypes.byref(attributes), ctypes.byref(first), 1)
-            if failed := self._call(*words, stream):
-                raise SystemExit(f"cuMemcpyBatchAsync failed: {failed}")
+LOOP_ROUNDS = 2
+Orders = tuple[np.ndarray, np.ndarray]
 
 
 class Rig:
@@ -86,7 +56,6 @@ class Rig:
         self.copiers = {ctas: {way: Copier(0, ctas) for way in self.device} for ctas in CTAS}
         self.staged_copiers = {way: StagedCopier(0) for way in self.device}
         self.streams = {way: bench.Stream() for way in self.device}
-        self.batch = BatchCopy()
         self.threads = ThreadPoolExecutor(len(self.device))
 
     def ends(self, way: str) -> tuple[int, int]:
@@ -99,38 +68,30 @@ class Rig:
         runtime.memset(self.scratch.address, bench.POISON, self.total)
         runtime.memcpy(self.ends(way)[1], self.scratch.address, self.total, 4)
 
-    def check(self, way: str, block: int, *, host_in_order: bool) -> None:
+    def check(self, way: str, block: int, orders: Orders) -> None:
         """Every byte is where it belongs."""
         runtime.memcpy(self.scratch.address, self.ends(way)[1], self.total, 4)
-        sources, destinations = bench.shuffled(self.total, block)
-        if host_in_order:
-            in_order = np.arange(sources.size, dtype=np.uint64)
-            sources, destinations = (sources, in_order) if way == "offload" else (in_order, destinations)
-        wrong = bench.wrong_words(self.scratch.address, destinations, self.expected.address, sources, block)
+        wrong = bench.wrong_words(self.scratch.address, orders[1], self.expected.address, orders[0], block)
         if wrong:
             raise SystemExit(f"{wrong} wrong words after {way} of {block} B blocks")
 
-    def kernel(self, ways: tuple[str, ...], block: int, ctas: int) -> None:
-        """Ours."""
-        sources, destinations = bench.shuffled(self.total, block)
+    def kernel(self, ways: tuple[str, ...], block: int, orders: Orders, ctas: int) -> None:
+        """A kernel that reaches over the link."""
 
         def one(way: str) -> None:
-            source, destination = self.ends(way)
-            places = (bench.runs(source, sources, block), bench.runs(destination, destinations, block))
+            places = [bench.runs(end, order, block) for end, order in zip(self.ends(way), orders, strict=True)]
             self.copiers[ctas][way].copy(*places, block).wait(bench.DEADLINE_S)
 
         self._each(one, ways)
 
-    def staged(self, ways: tuple[str, ...], block: int) -> None:
-        """Ours where the host's blocks lie in one range."""
-        sources, destinations = bench.shuffled(self.total, block)
+    def staged(self, ways: tuple[str, ...], block: int, orders: Orders) -> None:
+        """A kernel within the device, the copy engine over the link."""
 
         def one(way: str) -> None:
-            device, host, copier = self.device[way].address, self.host[way].address, self.staged_copiers[way]
-            if way == "offload":
-                copier.offload(bench.runs(device, sources, block), host, block).wait(bench.DEADLINE_S)
-            else:
-                copier.onboard(host, bench.runs(device, destinations, block), block).wait(bench.DEADLINE_S)
+            places = [bench.runs(end, order, block) for end, order in zip(self.ends(way), orders, strict=True)]
+            copier = self.staged_copiers[way]
+            start = copier.offload if way == "offload" else copier.onboard
+            start(*places, block).wait(bench.DEADLINE_S)
 
         self._each(one, ways)
 
@@ -142,23 +103,22 @@ class Rig:
         for way in ways:
             self.streams[way].wait()
 
-    def batched(self, ways: tuple[str, ...], block: int) -> None:
+    def batched(self, ways: tuple[str, ...], block: int, orders: Orders) -> None:
         """The driver's batch; host memory that does not change meanwhile may be read in any order."""
-        sources, destinations = bench.shuffled(self.total, block)
-        for way in ways:
-            source, destination = (np.uint64(end) for end in self.ends(way))
-            size, order = np.uint64(block), 1 if way == "offload" else 3
-            self.batch(
-                destinations * size + destination, sources * size + source, block, self.streams[way].stream, order
-            )
-        for way in ways:
-            self.streams[way].wait()
 
-    def loop(self, ways: tuple[str, ...], block: int) -> None:
+        def one(way: str) -> None:
+            stream, size = self.streams[way], np.uint64(block)
+            from_, to = (order * size + np.uint64(end) for order, end in zip(orders, self.ends(way), strict=True))
+            when = SourceOrder.STREAM if way == "offload" else SourceOrder.ANY
+            copy_batch(0, to, from_, np.full(to.size, size), stream.stream, when)
+            stream.wait()
+
+        self._each(one, ways)
+
+    def loop(self, ways: tuple[str, ...], block: int, orders: Orders) -> None:
         """One call a block."""
         (way,) = ways
-        sources, destinations = bench.shuffled(self.total, block)
-        source, destination = self.ends(way)
+        (sources, destinations), (source, destination) = orders, self.ends(way)
         stream = self.streams[way]
         for at, to in zip(sources.tolist(), destinations.tolist(), strict=True):
             stream.copy(destination + to * block, source + at * block, block)
@@ -177,26 +137,37 @@ class Rig:
 WAYS: dict[str, tuple[str, ...]] = {"offload": ("offload",), "onboard": ("onboard",), "both": ("offload", "onboard")}
 
 
-def timed(rig: Rig, ways: tuple[str, ...], block: int, body: Callable[..., None], *words: int) -> float:
+@functools.cache
+def with_gaps(total: int, block: int) -> Orders:
+    """Half of the blocks, and half of the places, chosen at random."""
+    sources, destinations = bench.shuffled(total, block)
+    return sources[: sources.size // 2], destinations[: destinations.size // 2]
+
+
+def timed(
+    rig: Rig, ways: tuple[str, ...], block: int, body: Callable[..., None], orders: Orders | None = None, *words: int
+) -> float:
     """Seconds of a copy whose every byte was checked."""
+    orders = orders or bench.shuffled(rig.total, block)
     for way in ways:
         rig.poison(way)
     runtime.deviceSynchronize()
     began = time.perf_counter()
-    body(ways, block, *words)
+    body(ways, block, orders, *words)
     took = time.perf_counter() - began
     for way in ways:
-        rig.check(way, block, host_in_order=body == rig.staged)
+        rig.check(way, block, orders)
     return took
 
 
 def measure(rig: Rig, ways: tuple[str, ...], block: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of ours, the peers and the ceiling, which take turns."""
-    took: dict[str, list[float]] = {"ours": [], "staged": [], "ceiling": [], "batch": [], "loop": []}
+    took: dict[str, list[float]] = {"staged": [], "gaps": [], "kernel": [], "ceiling": [], "batch": [], "loop": []}
     for turn in range(rounds + 1):
         times = {
-            "ours": timed(rig, ways, block, rig.kernel, USUAL),
             "staged": timed(rig, ways, block, rig.staged),
+            "gaps": timed(rig, ways, block, rig.staged, with_gaps(rig.total, block)),
+            "kernel": timed(rig, ways, block, rig.kernel, None, USUAL),
             "batch": timed(rig, ways, block, rig.batched),
         }
         if len(ways) == 1 and turn <= LOOP_ROUNDS:
@@ -210,20 +181,18 @@ def measure(rig: Rig, ways: tuple[str, ...], block: int, rounds: int) -> dict[st
 
 
 def figures(rig: Rig, name: str, block: int, rounds: int) -> list[dict[str, Any]]:
-    """One way at one block size: blocks shuffled on both sides, and in one range of the host."""
+    """One way at one block size."""
     ways = WAYS[name]
     moved = rig.total * len(ways)
     took = measure(rig, ways, block, rounds)
-    speed = {what: bench.rate(moved, times) for what, times in took.items() if times}
-    by_ctas = {}
-    for ctas in CTAS:
-        times = [timed(rig, ways, block, rig.kernel, ctas) for _ in range(4)]
-        by_ctas[str(ctas)] = bench.rate(moved, times[1:])
+    bytes_of = {what: moved // 2 if what == "gaps" else moved for what in took}
+    speed = {what: bench.rate(bytes_of[what], times) for what, times in took.items() if times}
     peers = {"cuMemcpyBatchAsync": speed["batch"], "cudaMemcpyAsync loop": speed.get("loop")}
     made = []
-    for what, how, more in (
-        ("ours", "shuffled on both sides, kernel", {"by_ctas": by_ctas}),
-        ("staged", "shuffled on the device, in one range on the host, staged", {}),
+    for what, how in (
+        ("staged", "shuffled on both sides, staged"),
+        ("gaps", "in every second place of the host at random, staged"),
+        ("kernel", "shuffled on both sides, kernel"),
     ):
         made.append(
             {
@@ -234,8 +203,7 @@ def figures(rig: Rig, name: str, block: int, rounds: int) -> list[dict[str, Any]
                 "unit": "GB/s",
                 "ratio": round(speed[what] / speed["ceiling"], 3),
                 "n": rounds,
-                "slowest": round(moved / max(took[what]) / 1e9, 1),
-                **more,
+                "slowest": round(bytes_of[what] / max(took[what]) / 1e9, 1),
             }
         )
     return made
@@ -251,14 +219,14 @@ def main() -> None:
     facts = bench.facts(f"python benchmarks/offload_cuda.py --mib {options.mib} --rounds {options.rounds}")
     rig = Rig(options.mib << 20)
     made: list[dict[str, Any]] = []
-    print("way, block bytes, [kernel, staged, ceiling, peers, kernel by CTAs], GB/s")
+    print("way, block bytes, [staged, staged with gaps, kernel, ceiling, peers], GB/s")
     for block in bench.BLOCK_BYTES:
         for name in WAYS:
-            kernel, staged = figures(rig, name, block, options.rounds)
-            made += [kernel, staged]
-            shown = [kernel["ours"], staged["ours"], kernel["ceiling"], kernel["peer"], kernel["by_ctas"]]
+            found = figures(rig, name, block, options.rounds)
+            made += found
+            shown = [*(figure["ours"] for figure in found), found[0]["ceiling"], *found[0]["peer"].values()]
             print(f"{name:8} {block:9,} {json.dumps(shown)}", flush=True)
-            bench.save(options.output, [{**found, **facts} for found in made])
+            bench.save(options.output, [{**figure, **facts} for figure in made])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import Copier, Copy, Runs
 from dynamoc.runtime.kv.cuda.device import on_device, runtime, wait_for
-from dynamoc.runtime.kv.transfer.extents import Extents, extents, in_order
+from dynamoc.runtime.kv.transfer.extents import Extents, are_one, extents, in_order
 
 PIECES = 3
 PIECE_BYTES = 32 << 20
@@ -125,15 +125,18 @@ class StagedCopier:
     def _move(self, part: _Part, run_bytes: int, *, to_host: bool) -> None:
         """Across the link, in one piece for each range of the host; blocks further apart than their size are none."""
         base, stride, indices = part.host
+        if stride == run_bytes and are_one(indices):
+            ends = (base + int(indices[0]) * stride, part.address)
+            to, from_ = ends if to_host else ends[::-1]
+            runtime.memcpyAsync(to, from_, indices.size * run_bytes, _BY_ADDRESS, self._engine)
+            return
         ranges = extents(indices) if stride == run_bytes else Extents(indices, np.ones_like(indices))
         host, sizes = ranges.firsts * np.uint64(stride) + np.uint64(base), ranges.counts * np.uint64(run_bytes)
         device = np.cumsum(sizes) - sizes + np.uint64(part.address)
-        to, from_ = (host, device) if to_host else (device, host)
-        if sizes.size == 1:
-            runtime.memcpyAsync(int(to[0]), int(from_[0]), int(sizes[0]), _BY_ADDRESS, self._engine)
+        if to_host:
+            copy_batch(self.device, host, device, sizes, self._engine, SourceOrder.STREAM)
         else:
-            order = SourceOrder.STREAM if to_host else SourceOrder.ANY
-            copy_batch(self.device, to, from_, sizes, self._engine, order)
+            copy_batch(self.device, device, host, sizes, self._engine, SourceOrder.ANY)
 
 
 def _met(part: _Part, run_bytes: int) -> Runs:

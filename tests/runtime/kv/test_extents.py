@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamoc.runtime.kv.transfer.extents import extents, in_order
+from dynamoc.runtime.kv.transfer.extents import are_one, extents, in_order
 
 
 @given(st.lists(st.integers(0, 40), unique=True))
@@ -32,3 +32,13 @@ def test_any_permutation_of_a_range_is_one_extent(count: int) -> None:
     found = extents(blocks[in_order(blocks)])
 
     assert (found.firsts.tolist(), found.counts.tolist()) == ([0], [count])
+
+
+@given(st.lists(st.integers(0, 200) | st.integers(0, 1 << 40), unique=True))
+def test_the_order_sorts(blocks: list[int]) -> None:
+    places = np.array(blocks, np.uint64)
+
+    ordered = places[in_order(places)]
+
+    assert ordered.tolist() == sorted(blocks)
+    assert are_one(ordered) == (bool(blocks) and sorted(blocks) == list(range(min(blocks), min(blocks) + len(blocks))))
