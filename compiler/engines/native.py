@@ -23,7 +23,7 @@ class Native(OwnEngine):
         divides_model=True,
         shards_blocks=True,
         block_sizes=(8, 16, 32, 64, 128, 256),
-        arguments=("threads", "compute_dtype"),
+        arguments=("threads", "compute_dtype", "weights"),
         tiers=("host", "disk", "object"),
     )
 

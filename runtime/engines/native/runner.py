@@ -22,7 +22,8 @@ from dynamoc.runtime.engines.native.models.llama import Llama, build_llama, expe
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sampler import sample
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
-from dynamoc.runtime.engines.native.weights import Weights
+from dynamoc.runtime.engines.native.shared_weights import SharedWeights, identity_of
+from dynamoc.runtime.engines.native.weights import TensorSource, Weights
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.manifest import WorkerSettings
@@ -41,10 +42,12 @@ class NativeArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `compute_dtype` `auto` computes 16-bit weights in float32 where the processor has no instructions for them; what
     was chosen is logged, and the KV pool keeps its declared dtype in any case. `threads` 0 means OMP_NUM_THREADS.
+    `weights` `shared`: they outlive this process, and are there once for all workers of the run on a device or host.
     """
 
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    weights: Literal["private", "shared"] = "private"
 
 
 class TorchRunner:
@@ -63,23 +66,34 @@ class TorchRunner:
         self.model: Llama | None = None
         self._attention: SdpaAttention | None = None
         self._memory: KvMemory | None = None
+        self._shared: SharedWeights | None = None
         self._events: deque[torch.cuda.Event] = deque()
 
     def load(self, progress: Callable[[float, str], None]) -> None:
         """Read the weights, map the pool, run one step of each kind."""
         _set_threads(self.arguments.threads)
-        weights = Weights(self.folder, expected_tensors(self.config), optional_tensors(self.config), self.device)
-        make = _linear_maker(self.dtype, self.device)
-        positions = self.settings.context_length
         with torch.inference_mode():
-            self.model = build_llama(
-                self.config, weights, self.dtype, positions, make, lambda done: progress(0.8 * done, "weights")
-            )
+            self.model = self._build(lambda done: progress(0.8 * done, "weights"))
         self._memory = KvMemory(self._layout, self.settings.kv.blocks, DTYPES[self._layout.dtype], self.device)
         self._attention = SdpaAttention(self._memory.tensor, self._layout, self.config.heads, self.dtype)
         progress(0.9, "warm-up")
         self._warm_up()
         progress(1.0, "ready")
+
+    def _build(self, progress: Callable[[float], None]) -> Llama:
+        def build(tensors: TensorSource, make: MakeLinear) -> Llama:
+            return build_llama(self.config, tensors, self.dtype, self.settings.context_length, make, progress)
+
+        def read() -> Weights:
+            return Weights(self.folder, expected_tensors(self.config), optional_tensors(self.config), self.device)
+
+        if self.arguments.weights == "private":
+            return build(read(), _linear_maker(self.dtype, self.device))
+        self._shared = SharedWeights(self.device)
+        # Packed weights would be a copy, and nobody else's.
+        return self._shared.build(
+            identity_of(self.folder, self.dtype), read, lambda tensors: build(tensors, PlainLinear)
+        )
 
     def layout(self) -> KvLayout:
         """Shape of the pool."""
@@ -136,6 +150,9 @@ class TorchRunner:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
     def _warm_up(self) -> None:
         """A prefill and a decode in block 0, so that the first request does not pay for first-time set-up."""

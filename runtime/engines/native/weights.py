@@ -36,6 +36,20 @@ class _File(Protocol):
     def get_slice(self, name: str) -> _Slice: ...
 
 
+class TensorSource(Protocol):
+    """Where a model's tensors come from."""
+
+    device: torch.device
+
+    def take(self, name: str, dtype: torch.dtype | None) -> Tensor:
+        """One tensor on the device, converted to `dtype` or as it is stored."""
+        ...
+
+    def stack(self, names: list[str], dtype: torch.dtype) -> Tensor:
+        """Several tensors as one, row after row."""
+        ...
+
+
 class Weights:
     """The tensors of a folder by name, read when asked for."""
 

@@ -202,7 +202,7 @@ def test_settings_the_runner_cannot_obey_are_refused(tmp_path):
         TorchRunner(worker_settings(device="cuda"), tmp_path)
     with pytest.raises(UnsupportedModelError, match="kv dtype `fp8`"):
         TorchRunner(worker_settings(kv_dtype="fp8"), tmp_path)
-    with pytest.raises(ValueError, match="no argument `tread`; it knows: compute_dtype, threads"):
+    with pytest.raises(ValueError, match="no argument `tread`; it knows: compute_dtype, threads, weights"):
         TorchRunner(worker_settings(args={"tread": 1}), tmp_path)
     with pytest.raises(ValueError, match="compute_dtype"):
         TorchRunner(worker_settings(args={"compute_dtype": "int8"}), tmp_path)
