@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from dynamoc.launcher.load.aiperf_config import aiperf_config
+from dynamoc.launcher.load.aiperf_hub import hub_environment, lay_out
 from dynamoc.launcher.load.client_limit import client_limit
 from dynamoc.launcher.load.generator import Measured
 from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target, Trace
@@ -29,8 +30,7 @@ ASK_S = 60.0
 """For its version, and for its word on a configuration."""
 END_S = 10.0
 SHOWN_LINES = 5
-NOT_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""With these AIPerf takes the path of a tokenizer for the name of one on a hub."""
+HUB = "hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,18 @@ class AIPerf:
         requests = point.requests or 0
         if trace is not None and point.trace is not None:
             requests = _write_trace(point, point.trace, trace)
+        lay_out(target.tokenizer, folder / HUB)
         config = folder / CONFIG
         config.write_text(aiperf_config(point, target, trace, requests))
         _ask(self.program, "config", "validate", str(config))
         words = [str(self.program), "profile", "--config", str(config), "--artifact-dir", str(folder / OUT)]
         started = time.time()
-        status = _run([*words, "--ui", "none"], folder / LOG, deadline_s)
+        status = _run([*words, "--ui", "none"], folder, deadline_s)
         found = _records(folder, status)
         records = tuple(_exact(record, point) for record in found.measured)
         complete = status is not None and len(records) == requests
         limit = client_limit(point, records, found.late_s, busy=None)
-        return Measured(records, started, time.time(), complete, limit, requests)
+        return Measured(records, started, time.time(), complete, limit, requests, found.warmup)
 
 
 def generator(program: str | None) -> AIPerf:
@@ -73,7 +74,6 @@ def _ask(program: Path, *words: str) -> str:
     try:
         done = subprocess.run(
             [str(program), *words],
-            env=_environment(),
             capture_output=True,
             text=True,
             errors="replace",
@@ -88,12 +88,12 @@ def _ask(program: Path, *words: str) -> str:
     return done.stdout
 
 
-def _run(words: list[str], log: Path, deadline_s: float) -> int | None:
+def _run(words: list[str], folder: Path, deadline_s: float) -> int | None:
     """Its exit status; None where it was not over in time. All that it started ends with it."""
-    with log.open("wb") as file:
+    with (folder / LOG).open("wb") as file:
         process = subprocess.Popen(
             words,
-            env=_environment(),
+            env=hub_environment(os.environ, folder / HUB),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -114,10 +114,6 @@ def _run(words: list[str], log: Path, deadline_s: float) -> int | None:
 def _signal(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in NOT_OFFLINE}
 
 
 def _records(folder: Path, status: int | None) -> Records:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dynamoc.launcher.load.aiperf_hub import NAME
 from dynamoc.launcher.load.point import LoadPoint, Target
 
 SCHEMA = "2.0"
@@ -34,7 +35,7 @@ def aiperf_config(point: LoadPoint, target: Target, trace: Path | None, requests
         },
         "datasets": [_synthetic(point, requests) if trace is None else _replayed(point, trace)],
         "phases": [*_warmup(point), {"name": "profiling", **_arrivals(point, requests)}],
-        "tokenizer": {"name": str(target.tokenizer)},
+        "tokenizer": {"name": NAME},
         "gpu_telemetry": {"enabled": False},
         "server_metrics": {"enabled": False},
         "runtime": {

@@ -29,6 +29,8 @@ class Measured:
     """What of the generator was the limit, with the figures that show it; None if nothing was."""
     requests: int | None = None
     """How many were to be made, where the point leaves that to its trace."""
+    warmup_requests: int | None = None
+    """How many were made before, where that is not what the point asks for."""
 
 
 class LoadGenerator(Protocol):

@@ -107,7 +107,7 @@ def row_of(point: LoadPoint, measured: Measured, facts: Mapping[str, object]) ->
             "concurrency": point.concurrency,
             "request_rate": point.rate,
             "requests": measured.requests if point.requests is None else point.requests,
-            "warmup_requests": point.warmup_requests,
+            "warmup_requests": point.warmup_requests if measured.warmup_requests is None else measured.warmup_requests,
             "complete": measured.complete,
             "client_limited": measured.client_limit is not None,
             "client_limit": measured.client_limit,

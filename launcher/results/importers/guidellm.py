@@ -1,0 +1,82 @@
+"""guidellm's report: several benchmarks in one file, metrics apart by how requests ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamoc.launcher.results.importers.fault import ImportFault
+from dynamoc.launcher.results.importers.reading import Fields, look, needed, number, row_from, spread, text, whole
+from dynamoc.launcher.results.row import Row, Spread
+
+NAME = "guidellm"
+REPORT = (1, 2)
+MILLI = 1000.0
+
+
+def matches(data: Any) -> bool:
+    """A report of any version."""
+    return look(data, "metadata", "guidellm_version") is not None and isinstance(look(data, "benchmarks"), list)
+
+
+def rows(path: Path, data: Fields) -> Iterator[Row]:
+    """One for each benchmark; ImportFault for a report of a version that is not known."""
+    version = look(data, "metadata", "version")
+    if version not in REPORT:
+        raise ImportFault(f"{path}: a report of version {version}; known are {REPORT[0]} and {REPORT[1]}")
+    for number_, benchmark in enumerate(data["benchmarks"]):
+        yield _row(path, data, benchmark, number_)
+
+
+def _row(path: Path, data: Fields, benchmark: Fields, index: int) -> Row:
+    metrics, strategy = look(benchmark, "metrics"), look(benchmark, "config", "strategy")
+    totals = look(metrics, "request_totals")
+    place = f"{path}: benchmarks[{index}]"
+    completed = round(needed(place, totals, "successful"))
+    failed = round(needed(place, totals, "errored"))
+    duration = needed(place, benchmark, "duration")
+    concurrency = whole(strategy, "streams")
+    rate = number(strategy, "rate")
+    isl, osl = (
+        number(metrics, name, "successful", "mean") or 0.0 for name in ("prompt_token_count", "output_token_count")
+    )
+    return row_from(
+        place,
+        {
+            "point": f"c{concurrency}" if concurrency is not None else text(strategy, "type_") or f"benchmark-{index}",
+            "run": text(benchmark, "config", "run_id") or path.stem,
+            "model": text(data, "config", "backend", "model") or text(benchmark, "config", "backend", "model"),
+            "tool": NAME,
+            "tool_version": text(data, "metadata", "guidellm_version"),
+            "started": number(benchmark, "start_time"),
+            "ended": number(benchmark, "end_time"),
+            "isl_asked": whole(data, "config", "data", 0, "prompt_tokens"),
+            "osl_asked": whole(data, "config", "data", 0, "output_tokens"),
+            "isl": isl,
+            "osl": osl,
+            "concurrency": concurrency,
+            "request_rate": rate,
+            "effective_concurrency": number(metrics, "request_concurrency", "successful", "mean"),
+            "requests": completed + failed + (whole(totals, "incomplete") or 0),
+            "completed": completed,
+            "failed": failed,
+            "duration_s": duration,
+            "requests_per_s": number(metrics, "requests_per_second", "successful", "mean") or 0.0,
+            "output_tokens_per_s": completed * osl / duration if duration else 0.0,
+            "input_tokens_per_s": completed * isl / duration if duration else 0.0,
+            "ttft_ms": _spread(metrics, "time_to_first_token_ms", completed),
+            "tpot_ms": _spread(metrics, "inter_token_latency_ms", completed),
+            "e2e_ms": _spread(metrics, "request_latency", completed, MILLI),
+            "warmup_requests": 0 if not number(benchmark, "warmup_duration") else None,
+            "labels": {"strategy": text(strategy, "type_")},
+        },
+    )
+
+
+def _spread(metrics: Any, name: str, completed: int, scale: float = 1.0) -> Spread | None:
+    """Of successful requests; its zeros where there was none are no measurement."""
+    found = look(metrics, name, "successful")
+    if not completed or not isinstance(found, dict):
+        return None
+    return spread({**(look(found, "percentiles") or {}), "avg": found.get("mean")}, scale)
