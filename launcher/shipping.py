@@ -8,23 +8,20 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dynamoc
 from dynamoc.compiler.artifacts import Artifact
+from dynamoc.launcher.wheels import ShippingError, interpreter_of, wheels_in
 
 ARCHIVE = PurePosixPath("emitted/runtime.tar.gz")
 DIGEST = PurePosixPath("emitted/runtime.sha256")
 EXECUTABLE, READABLE = 0o755, 0o644
 IMPORTED = ("purelib", "platlib")
 """Folders of a wheel's data that are imported from; scripts and headers are not."""
-
-
-class ShippingError(Exception):
-    """A wheel that cannot be carried; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,8 @@ def shipment_for(site: Mapping[str, Any]) -> Shipment | None:
     """What jobs of a site carry, None where its nodes have the runtime; ShippingError."""
     if site.get("runtime") != "archive":
         return None
-    wheels = site.get("wheels")
-    return pack(None if wheels is None else Path(wheels).expanduser())
+    folder = site.get("wheels")
+    return pack(() if folder is None else wheels_in(Path(folder).expanduser(), interpreter_of(site)))
 
 
 def shipment_in(folder: Path) -> Shipment | None:
@@ -72,8 +69,8 @@ def shipment_in(folder: Path) -> Shipment | None:
     return Shipment(path.read_bytes()) if path.is_file() else None
 
 
-def pack(wheels: Path | None) -> Shipment:
-    """This package and the wheels of a folder, as one tree to import from; ShippingError."""
+def pack(wheels: Sequence[Path]) -> Shipment:
+    """This package and some wheels, as one tree to import from; ShippingError."""
     files: dict[str, tuple[bytes, int]] = {}
     for name, content, mode in (*_own_files(), *_wheel_files(wheels)):
         if files.setdefault(name, (content, mode))[0] != content:
@@ -99,12 +96,7 @@ def _own_files() -> Iterator[tuple[str, bytes, int]]:
             yield f"dynamoc/{path.relative_to(root).as_posix()}", path.read_bytes(), READABLE
 
 
-def _wheel_files(folder: Path | None) -> Iterator[tuple[str, bytes, int]]:
-    if folder is None:
-        return
-    wheels = sorted(folder.glob("*.whl"))
-    if not wheels:
-        raise ShippingError(f"there is no wheel in {folder}, which the cluster file names")
+def _wheel_files(wheels: Sequence[Path]) -> Iterator[tuple[str, bytes, int]]:
     for wheel in wheels:
         try:
             with zipfile.ZipFile(wheel) as archive:

@@ -82,7 +82,8 @@ def read_lock_file(path: Path) -> Lock:
 
 def packed(site: Mapping[str, Any], target: str) -> Shipment | None:
     """The archive that jobs of this site carry; a usage error where it cannot be made."""
-    from dynamoc.launcher.shipping import ShippingError, shipment_for
+    from dynamoc.launcher.shipping import shipment_for
+    from dynamoc.launcher.wheels import ShippingError
 
     try:
         return shipment_for(site) if target == "slurm" else None

@@ -100,6 +100,11 @@ def _compiled(spec: Path, cluster: Path | None) -> tuple[Artifacts, Shipment | N
     from dynamoc.compiler.target import load_target
     from dynamoc.launcher.commands.compile import packed
 
+    if cluster is None:
+        raise click.UsageError(
+            "a spec is proved against the nodes it will run on: `--cluster FILE`; "
+            "`dynamoc inventory --from slurm -o FILE` writes one"
+        )
     target = load_target("slurm")
     findings = Findings()
     with findings.shown():

@@ -20,6 +20,7 @@ _UNREACHABLE = re.compile(
     r"contact slurm|connect|timed out|zero bytes|communication|configuration source", re.IGNORECASE
 )
 _GONE = re.compile(r"down|drain|fail|unknown|\*", re.IGNORECASE)
+_SAID_BY = re.compile(r"^[a-z]+: (error|fatal): ")
 NO_SUCH_JOB = "Invalid job id"
 OF_THE_FIRST = "+0"
 """Behind the id of a heterogeneous job's first component, which is the id of the job."""
@@ -160,6 +161,12 @@ def _call(
     except subprocess.TimeoutExpired as error:
         raise SlurmError(f"`{words[0]}` did not answer within {DEADLINE_S:g} s") from error
     if done.returncode:
-        said = " ".join(line.strip() for line in done.stderr.splitlines()) or f"exit status {done.returncode}"
+        said = _said(words[0], done.stderr) or f"exit status {done.returncode}"
         raise (SlurmError if _UNREACHABLE.search(said) else RefusedError)(f"`{words[0]}`: {said}")
     return done
+
+
+def _said(tool: str, text: str) -> str:
+    """What a tool said, without its own name before every line."""
+    lines = (_SAID_BY.sub("", line.strip()) for line in text.splitlines())
+    return "; ".join(line for line in dict.fromkeys(lines) if line).removeprefix(f"{tool}: ")

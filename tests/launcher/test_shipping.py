@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dynamoc.compiler.rendering import render
-from dynamoc.launcher.shipping import Shipment, ShippingError, pack, shipment_for
+from dynamoc.launcher.shipping import Shipment, pack, shipment_for
+from dynamoc.launcher.wheels import ShippingError, interpreter_of, wheels_in
 
 WHEEL = {
     "extra/__init__.py": "X = 1\n",
@@ -34,7 +35,7 @@ def wheel(folder: Path, files: dict[str, str], name: str = "extra-1.0-py3-none-a
 
 @pytest.fixture(scope="module")
 def own() -> Shipment:
-    return pack(None)
+    return pack(())
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def run(script: Path, archive: Path, digest: str, folder: Path) -> subprocess.Co
 
 
 def test_equal_files_are_equal_bytes(own: Shipment) -> None:
-    assert pack(None).content == own.content
+    assert pack(()).content == own.content
     assert len(own.content) < 2_000_000
 
 
@@ -72,7 +73,7 @@ def test_an_interpreter_imports_from_the_unpacked_tree_alone(own: Shipment, unpa
 
 
 def test_wheels_lie_where_an_installer_would_put_them(tmp_path: Path) -> None:
-    names = names_in(pack(wheel(tmp_path / "wheels", WHEEL)))
+    names = names_in(pack(wheels_in(wheel(tmp_path / "wheels", WHEEL), None)))
 
     assert {"extra/__init__.py", "more.py", "extra-1.0.dist-info/METADATA"} <= set(names)
     assert not any("scripts" in name or ".data" in name for name in names)
@@ -90,15 +91,53 @@ def test_wheels_lie_where_an_installer_would_put_them(tmp_path: Path) -> None:
 )
 def test_a_wheel_that_cannot_be_carried_is_refused(files: dict[str, str], said: str, tmp_path: Path) -> None:
     with pytest.raises(ShippingError, match=said):
-        pack(wheel(tmp_path / "wheels", files))
+        pack(wheels_in(wheel(tmp_path / "wheels", files), None))
 
 
 def test_a_folder_without_wheels_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShippingError, match="no wheel"):
-        pack(tmp_path)
+        wheels_in(tmp_path, None)
     (tmp_path / "a-1-py3-none-any.whl").write_text("no zip")
     with pytest.raises(ShippingError, match="cannot be read"):
-        pack(tmp_path)
+        pack(wheels_in(tmp_path, None))
+    (tmp_path / "odd.whl").write_text("")
+    with pytest.raises(ShippingError, match="no name of a wheel"):
+        wheels_in(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("python", "carried"),
+    [
+        ("/opt/bin/python3.11", {"a-1-cp311-cp311-linux_x86_64.whl", "b-1-cp39-abi3-any.whl", "c-1-py3-none-any.whl"}),
+        ("python3.12", {"a-1-cp312-cp312-linux_aarch64.whl", "b-1-cp39-abi3-any.whl", "c-1-py3-none-any.whl"}),
+        ("/opt/bin/python3", None),
+    ],
+)
+def test_of_each_package_the_wheel_for_the_nodes_is_carried(
+    python: str, carried: set[str] | None, tmp_path: Path
+) -> None:
+    names = ("a-1-cp311-cp311-linux_x86_64", "a-1-cp312-cp312-linux_aarch64", "b-1-cp39-abi3-any", "c-1-py3-none-any")
+    for name in names:
+        wheel(tmp_path, {}, f"{name}.whl")
+    found = {path.name for path in wheels_in(tmp_path, interpreter_of({"python": python}))}
+
+    assert found == (carried if carried is not None else {f"{name}.whl" for name in names})
+
+
+def test_wheels_for_another_interpreter_are_named(tmp_path: Path) -> None:
+    wheel(tmp_path, {}, "fast_json-1-cp38-cp38-linux_x86_64.whl")
+    with pytest.raises(ShippingError, match=r"no wheel of `fast-json` is for the nodes' interpreter \(python3.11\)"):
+        wheels_in(tmp_path, interpreter_of({"python": "python3.11"}))
+    with pytest.raises(ShippingError, match="this one"):
+        wheels_in(tmp_path, interpreter_of({}))
+
+
+def test_nothing_is_known_of_the_interpreter_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHON", raising=False)
+    assert interpreter_of({}) is not None
+    assert interpreter_of({"container": "pyxis", "image": "one"}) is None
+    monkeypatch.setenv("PYTHON", "/elsewhere/python3")
+    assert interpreter_of({}) is None
 
 
 def test_only_a_site_that_asks_for_it_gets_an_archive() -> None:
@@ -136,3 +175,22 @@ def test_a_folder_of_somebody_else_is_not_used(own: Shipment, unpack: Path, tmp_
     assert done.returncode == 1
     assert "belongs to somebody else" in done.stderr
     assert not os.listdir(tmp_path / "theirs")
+
+
+def test_trees_that_nobody_uses_any_more_are_taken_away(own: Shipment, unpack: Path, tmp_path: Path) -> None:
+    archive, home = own.write(tmp_path / "out"), tmp_path / "local"
+    old, running, recent = home / "old", home / "running", home / "recent"
+    for tree in (old, running, recent):
+        (tree / "dynamoc").mkdir(parents=True)
+        os.utime(tree, (1, 1) if tree is not recent else None)
+    with subprocess.Popen(["sleep", "60"], env={"PYTHONPATH": str(running)}) as process:
+        try:
+            done = run(unpack, archive, own.digest, home / own.digest)
+        finally:
+            process.kill()
+    os.utime(home / own.digest, (1, 1))
+    again = run(unpack, archive, own.digest, home / own.digest)
+
+    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
+    assert {path.name for path in home.iterdir()} == {"running", "recent", own.digest}
+    assert (home / own.digest).stat().st_mtime > 1, "a start says that it is in use"
