@@ -24,12 +24,15 @@ class RunFailedError(Exception):
 
 
 class LocalRun:
-    """The agents of one run folder. `start` once, `stop` always; agents drain by themselves if we die."""
+    """The agents of one run folder. `start` once, `stop` always; agents drain by themselves if we die.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    Runs of different `network` (0 to 255) may have the same ports at the same time.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, network: int = 0) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.hosts = tuple(f"127.0.0.{1 + node}" for node in range(manifest.nodes))
+        self.hosts = tuple(f"127.0.{network}.{1 + node}" for node in range(manifest.nodes))
         self._agents: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:

@@ -27,15 +27,25 @@ def create_run(runs_dir: Path, artifacts: Artifacts, *, with_key: bool = True) -
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = next(decode_manifest(artifact.text).name for artifact in artifacts if str(artifact.path) == "plan.json")
     folder = runs_dir.resolve() / f"{name}-{stamp}-{secrets.token_hex(3)}"
+    make_run(folder, artifacts, with_key=with_key)
     try:
-        folder.mkdir(parents=True)
-        write(artifacts, folder)
-        if with_key:
-            _write_key(folder / "key")
         _point(runs_dir.resolve() / "latest", folder.name)
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}") from error
     return folder
+
+
+def make_run(folder: Path, artifacts: Artifacts, *, with_key: bool) -> None:
+    """A run folder of a given name, which nothing else may have: it is there with everything in it, or not at all."""
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(3)}")
+    try:
+        draft.mkdir(parents=True)
+        write(artifacts, draft)
+        if with_key:
+            _write_key(draft / "key")
+        draft.rename(folder)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the run folder {folder}: {error}") from error
 
 
 def _write_key(path: Path) -> None:

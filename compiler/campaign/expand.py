@@ -26,8 +26,9 @@ from dynamoc.compiler.source import Source
 from dynamoc.compiler.target import Target
 
 NAME_CHARACTERS = 31
-MAX_POINTS = 1_000_000
 WHERE = "where"
+SIMULATED = "simulated"
+SIMULATED_ENGINE = "mocker"
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -122,6 +123,18 @@ class _Expansion:
             known = self.deployments.get(deployment) or self._deployment(deployment, made, data, plan)
             self.deployments[deployment] = msgspec.structs.replace(known, ladders=(*known.ladders, *ladders))
 
+    def _check_simulated(self, plan: Plan) -> None:
+        """Only one engine has a simulated time."""
+        others = {c.worker.engine for c in plan.graph.components if c.worker is not None} - {SIMULATED_ENGINE}
+        if self._spec.target == SIMULATED and others:
+            self._report.error(
+                "D609",
+                f"the engine `{min(others)}` has no simulated time",
+                (("target",), f"only `{SIMULATED_ENGINE}` has"),
+                remedies=[Remedy((Put(("target",), self._inputs.target.name),))],
+            )
+            self._report.stop_on_errors()
+
     def report_nothing(self) -> None:
         """Every combination was pruned."""
         rules: dict[str, int] = {}
@@ -151,6 +164,7 @@ class _Expansion:
             plan = self._proved(number, made, data, step)
             if plan is None:
                 continue
+            self._check_simulated(plan)
             found = found or (deployment_id(plan, self._inputs.target.name), plan)
             points.append(self._point(found[0], plan, step))
         if found is None:
@@ -193,7 +207,8 @@ class _Expansion:
         asked = load_plan(plan, self._inputs.gpus(plan))
         assert asked is not None
         load = step.of(asked.points[0])
-        return Point(id=point_id(deployment, load, step.digest), deployment=deployment, load=load)
+        name = point_id(deployment, load, asked.tool, step.digest)
+        return Point(id=name, deployment=deployment, load=load, tool=asked.tool)
 
     def _deployment(self, known: str, made: Combination, data: Any, plan: Plan) -> Deployment:
         name = f"{self._spec.campaign[:NAME_CHARACTERS].rstrip('-')}-{known[:8]}"

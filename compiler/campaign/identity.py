@@ -25,9 +25,9 @@ def deployment_id(plan: Plan, target: str) -> str:
     return _digest({"dynamoc": dynamoc.__version__, "target": target, "spec": spec, "nodes": nodes})
 
 
-def point_id(deployment: str, load: LoadPoint, trace: str = "") -> str:
-    """Of a deployment and a load; of a trace its content counts, and not where it is."""
-    said = {**msgspec.structs.asdict(load), "id": ""}
+def point_id(deployment: str, load: LoadPoint, tool: str, trace: str = "") -> str:
+    """Of a deployment, a load and what makes it; of a trace its content counts, and not where it is."""
+    said = {**msgspec.structs.asdict(load), "id": "", "tool": tool}
     if load.trace is not None:
         said["trace"] = {**msgspec.structs.asdict(load.trace), "path": trace or load.trace.path}
     return _digest({"deployment": deployment, "load": said})

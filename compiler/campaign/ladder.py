@@ -77,4 +77,6 @@ def at_concurrency(search: Search, concurrency: int) -> Point:
         requests=max(1, round(top.requests * share)),
         warmup_requests=round(top.warmup_requests * share),
     )
-    return Point(id=point_id(search.point.deployment, load), deployment=search.point.deployment, load=load)
+    return msgspec.structs.replace(
+        search.point, id=point_id(search.point.deployment, load, search.point.tool), load=load
+    )

@@ -19,6 +19,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     deployment: str
     load: LoadPoint
+    tool: str
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):

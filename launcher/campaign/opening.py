@@ -1,0 +1,92 @@
+"""From a campaign's file to everything that is known before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+
+from dynamoc.compiler.campaign.expand import Inputs, expand
+from dynamoc.compiler.campaign.points import Campaign
+from dynamoc.compiler.campaign.read import base_within, campaign_reporter, read_campaign
+from dynamoc.compiler.campaign.spec import CampaignSpec
+from dynamoc.compiler.cluster import Cluster
+from dynamoc.compiler.cluster_spec import read_cluster
+from dynamoc.compiler.directives import gpus_of_the_job
+from dynamoc.compiler.load_plan import gpus_working
+from dynamoc.compiler.models import ModelLibrary
+from dynamoc.compiler.source import Source
+from dynamoc.compiler.target import load_target
+from dynamoc.launcher.inventory import local_cluster
+from dynamoc.launcher.reading import Findings, model_library, read_file
+
+SIMULATED = "simulated"
+PLANNED_FOR = "local"
+"""The target whose plans are simulated: time is the same on all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A campaign, what it was proved against, and the texts that it was read from."""
+
+    campaign: Campaign
+    cluster: Cluster
+    texts: dict[str, str]
+
+
+def open_campaign(path: Path, findings: Findings) -> Opened:
+    """Read, expand and prove; CompileError, or a usage error for files that cannot be read."""
+    source = read_file(path, findings)
+    report = campaign_reporter(source)
+    spec = read_campaign(source, report)
+    spec = _with_traces(spec, path.parent)
+    base = base_within(source) if isinstance(spec.base, dict) else read_file(path.parent / spec.base, findings)
+    cluster = local_cluster()
+    if spec.cluster is not None:
+        cluster = read_cluster(read_file(path.parent / spec.cluster, findings))
+    target = spec.target or PLANNED_FOR
+    planned_for = PLANNED_FOR if target == SIMULATED else target
+    inputs = Inputs(
+        source=source,
+        base=base,
+        cluster=cluster,
+        target=load_target(planned_for),
+        gpus=gpus_of_the_job if planned_for == "slurm" else gpus_working,
+        models=partial(_models, cluster.model_root),
+        traces=_digests(spec),
+    )
+    texts = {"campaign.yaml": source.text, "base.yaml": base.text}
+    return Opened(expand(spec, inputs, report), cluster, texts)
+
+
+def models_of(cluster: Cluster) -> Callable[[Source], ModelLibrary]:
+    """What reads the facts of a spec's model, as it was read when the campaign was expanded."""
+    return partial(_models, cluster.model_root)
+
+
+def _models(model_root: str, source: Source) -> ModelLibrary:
+    return model_library(source, model_root)
+
+
+def _with_traces(spec: CampaignSpec, folder: Path) -> CampaignSpec:
+    """Traces are found beside the campaign."""
+    loads = [
+        load if load.trace is None else load.model_copy(update={"trace": str((folder / load.trace).resolve())})
+        for load in spec.loads
+    ]
+    return spec.model_copy(update={"loads": loads})
+
+
+def _digests(spec: CampaignSpec) -> dict[str, str]:
+    found = {}
+    for trace in {load.trace for load in spec.loads if load.trace is not None}:
+        try:
+            with Path(trace).open("rb") as file:
+                found[trace] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise click.UsageError(f"{trace} cannot be read: {error.strerror}") from error
+    return found
