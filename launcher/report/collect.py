@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from dynamoc.launcher.report.campaign import is_campaign, read_campaign
 from dynamoc.launcher.report.points import Failed, Measured, ReportError, Results
 from dynamoc.launcher.results.row import Row, RowError, read_row, rows_of
 
@@ -50,20 +52,8 @@ def _merged(points: Sequence[Measured]) -> tuple[Measured, ...]:
 
 
 def _with_rows(known: Measured, more: Measured) -> Measured:
-    rows = tuple(dict.fromkeys((*_hashable(known.rows), *_hashable(more.rows))))
-    return Measured(
-        known.id,
-        known.deployment,
-        tuple(msgspec.json.decode(row, type=Row) for row in rows),
-        known.values,
-        known.spec,
-        known.evidence,
-        known.simulated,
-    )
-
-
-def _hashable(rows: Sequence[Row]) -> tuple[bytes, ...]:
-    return tuple(msgspec.json.encode(row) for row in rows)
+    rows = {msgspec.json.encode(row): row for row in (*known.rows, *more.rows)}
+    return replace(known, rows=tuple(rows.values()))
 
 
 def _run_folder(folder: Path) -> Results:
@@ -103,6 +93,7 @@ def _is_rows(path: Path) -> bool:
 
 
 READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Results]], ...] = (
+    (is_campaign, read_campaign),
     (_is_run, _run_folder),
     (_is_rows, _rows_file),
 )

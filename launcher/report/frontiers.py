@@ -37,10 +37,11 @@ def throughput(row: Row, *, per_gpu: bool) -> float | None:
 
 
 def workload_of(point: Measured) -> str:
-    """What must be equal for figures to be compared: the model and the lengths, and whether they were measured."""
+    """What must be equal for figures to be compared: model, lengths, what prompts share, whether it was measured."""
     row = point.rows[0]
     isl, osl = row.isl_asked or round(row.isl), row.osl_asked or round(row.osl)
-    return f"{row.model}, {isl} in, {osl} out" + (", simulated" if point.simulated else "")
+    shared = f", {point.shared_prefix:.0%} shared" if point.shared_prefix else ""
+    return f"{row.model}, {isl} in, {osl} out" + shared + (", simulated" if point.simulated else "")
 
 
 def places(points: Sequence[Measured], *, per_gpu: bool) -> Mapping[str, Place]:

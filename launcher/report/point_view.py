@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -95,8 +95,17 @@ def view_of(
 
 
 def name_of(values: Mapping[str, str]) -> str:
-    """`block_size 16, replicas 2`: the last part of each field is what differs."""
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in values.items())
+    """`decode.replicas 2, block_size 16`: of each field only as much as tells it from the others."""
+    return ", ".join(f"{_shortest(name, values)} {value}" for name, value in values.items())
+
+
+def _shortest(name: str, among: Iterable[str]) -> str:
+    parts = name.split(".")
+    for start in range(len(parts) - 1, 0, -1):
+        end = ".".join(parts[start:])
+        if sum(other == end or other.endswith(f".{end}") for other in among) == 1:
+            return end
+    return name
 
 
 def load_of(row: Row) -> tuple[str, float]:
@@ -126,7 +135,7 @@ def check_words(check: Check) -> str:
         seen = f"at least {check.low:.4g}" if check.low else "not known"
     else:
         seen = f"{check.low:.4g} to {check.high:.4g}"
-    return f"{check.limit}: {check.outcome}, {'never, requests failed' if math.isinf(check.low) else seen}"
+    return f"{check.limit}: {check.outcome}, {'never: requests failed' if math.isinf(check.low) else seen}"
 
 
 def _figures(point: Measured, *, per_gpu: bool) -> dict[str, float]:

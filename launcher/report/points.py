@@ -11,6 +11,9 @@ from dynamoc.launcher.analysis.cost import Holding
 from dynamoc.launcher.results.row import Row
 from dynamoc.launcher.results.verdict import Standing, Verdict, judge
 
+ESTIMATE = "estimate"
+"""The label of rows that nobody measured."""
+
 
 class ReportError(Exception):
     """What was asked for cannot be reported; the message is for the user."""
@@ -26,8 +29,13 @@ class Measured:
     values: Mapping[str, str] = field(default_factory=dict)
     spec: str | None = None
     evidence: Path | None = None
-    simulated: bool = False
-    """Computed from a model of the engines, not seen on any."""
+    shared_prefix: float = 0.0
+    """Share of each prompt that others have as well."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any of it was computed from a model of the engines, not seen on any."""
+        return any(ESTIMATE in row.labels for row in self.rows)
 
     @property
     def verdict(self) -> Verdict:

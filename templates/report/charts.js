@@ -4,6 +4,7 @@
 const charts = (() => {
   const SYMBOLS = { valid: "circle", suspect: "triangle-up-open", invalid: "x-thin-open" };
   const LINES_AT_MOST = 12;
+  const FAR_APART = 20;
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const OPTIONS = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
 
@@ -70,7 +71,7 @@ const charts = (() => {
   function byStanding(points, x, y, names) {
     return Object.entries(SYMBOLS).flatMap(([standing, symbol]) => {
       const some = points.filter((point) => point.standing === standing);
-      const marker = { symbol, size: standing === "valid" ? 7 : 9, color: color(standing), line: { width: 2 } };
+      const marker = { symbol, size: standing === "valid" ? 6 : 9, color: color(standing), line: { width: standing === "valid" ? 0 : 2 } };
       return some.length ? [scatter(standing, some, x, y, names, marker)] : [];
     });
   }
@@ -101,6 +102,12 @@ const charts = (() => {
     return [...new Set([...(chosen ? [chosen.deployment] : []), ...names])].slice(0, LINES_AT_MOST);
   }
 
+  // Numbers that are far apart are drawn by their powers: loads double, and costs fall by as much.
+  function scale(values, title) {
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return low > 0 && high / low > FAR_APART ? { type: "log", dtick: high / low > 1e4 ? 1 : "D2", title: { text: title } } : {};
+  }
+
   function curve(element, points, chosen, y, yTitle, targets, names, select) {
     const x = (point) => point.load_value;
     const known = points.filter((point) => y(point) !== undefined);
@@ -113,15 +120,16 @@ const charts = (() => {
     });
     traces.push(...chosenTrace(chosen, x, y, names));
     const shapes = targets.map((limit) => ({
-      type: "line", xref: "paper", x0: 0, x1: 1, y0: limit.bound, y1: limit.bound,
+      type: "line", xref: "paper", x0: 0, x1: 1, y0: limit.bound, y1: limit.bound, yref: "y",
       line: { color: color("target"), width: 2, dash: "dash" },
     }));
+    const units = [...new Set(points.map((point) => point.load.replace(/^[\d.e+-]+ /, "")))].join(" or ");
+    const axes = { x: scale(known.map(x), plain(units)), y: scale(known.map(y), yTitle) };
     const annotations = targets.map((limit) => ({
-      xref: "paper", x: 1, xanchor: "right", y: limit.bound, yanchor: "bottom", showarrow: false,
+      xref: "paper", x: 1, xanchor: "right", y: axes.y.type === "log" ? Math.log10(limit.bound) : limit.bound, yanchor: "bottom", showarrow: false,
       text: plain(limit.text), font: { color: color("target") },
     }));
-    const units = [...new Set(points.map((point) => point.load.replace(/^[\d.e+-]+ /, "")))].join(" or ");
-    draw(element, traces, layout(plain(units), yTitle, { shapes, annotations }), select);
+    draw(element, traces, layout(plain(units), yTitle, { ...axes, shapes, annotations }), select);
   }
 
   return { frontier, curve, shown };

@@ -65,7 +65,7 @@
       save.href = URL.createObjectURL(new Blob([spec], { type: "application/yaml" }));
       copy.addEventListener("click", () => navigator.clipboard.writeText(spec).then(() => { copy.textContent = "Copied"; }, () => getSelection().selectAllChildren(shownSpec)));
       const shownSpec = element("pre", spec, { tabIndex: 0 });
-      const bar = document.createElement("p");
+      const bar = element("p", "", { className: "copy" });
       bar.append(copy, " ", save, ` then: dynamoc compile spec.yaml`);
       parts.push(bar, shownSpec);
     }
@@ -79,15 +79,51 @@
     refresh();
   }
 
+  const drawings = {
+    frontier: (element, chosen) => charts.frontier(element, here(), chosen, view.per_gpu, select),
+    latency: (element, chosen) => {
+      const metric = at("metric").value;
+      const targets = view.limits.filter((limit) => (limit.statistic ? `${limit.metric}@${limit.statistic}` : limit.metric) === metric);
+      const title = metric.replace("_ms@", " ") + (metric.includes("_ms") ? ", ms" : "");
+      charts.curve(element, here(), chosen, (point) => point.figures[metric], title, targets, [[metric, metric]], select);
+    },
+    cost: (element, chosen) => {
+      const [factor, unit] = Number.isFinite(price()) ? [price(), "$"] : [1, "GPU-hours"];
+      const hours = (point) => point.figures.gpu_hours_per_1k;
+      const cost = (point) => (hours(point) === undefined ? undefined : hours(point) * factor);
+      charts.curve(element, here(), chosen, cost, `${unit} per 1k requests`, [], [["gpu_hours_per_1k", "GPU-h per 1k requests"]], select);
+    },
+  };
+
+  // A chart is drawn when it comes into view, so that a page of thousands of points opens at once.
+  const stale = new Set(), visible = new Set();
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) visible.add(target.id);
+      else visible.delete(target.id);
+    }
+    drawVisible();
+  }, { rootMargin: "200px" });
+
+  function drawStale(ids) {
+    for (const id of ids) {
+      if (stale.delete(id)) drawings[id](at(id), state.chosen === null ? null : points[state.chosen]);
+    }
+  }
+
+  function drawVisible() {
+    drawStale([...visible]);
+    if (visible.size) document.documentElement.dataset.ready = "yes";
+  }
+
   function drawCharts() {
-    const [metric, chosen] = [at("metric").value, state.chosen === null ? null : points[state.chosen]];
-    const targets = view.limits.filter((limit) => (limit.statistic ? `${limit.metric}@${limit.statistic}` : limit.metric) === metric);
-    charts.frontier(at("frontier"), here(), chosen, view.per_gpu, select);
-    charts.curve(at("latency"), here(), chosen, (point) => point.figures[metric], metric.replace("_ms@", " ") + (metric.includes("_ms") ? ", ms" : ""), targets, [[metric, metric]], select);
-    const factor = Number.isFinite(price()) ? price() : 1;
-    const unit = Number.isFinite(price()) ? "$ per 1k requests" : "GPU-hours per 1k requests";
-    const hours = (point) => point.figures.gpu_hours_per_1k;
-    charts.curve(at("cost"), here(), chosen, (point) => (hours(point) === undefined ? undefined : hours(point) * factor), unit, [], [["gpu_hours_per_1k", "GPU-h per 1k requests"]], select);
+    for (const id of Object.keys(drawings)) stale.add(id);
+    drawVisible();
+  }
+
+  function drawAll() {
+    drawCharts();
+    drawStale([...stale]);
   }
 
   const listed = table.make(at("points"), data.table, points, select);
@@ -119,8 +155,8 @@
   at("capacity").addEventListener("submit", (event) => event.preventDefault());
   at("capacity").addEventListener("input", () => calculator.show(at("capacity"), at("capacity-answer"), view, here(), price()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCharts);
-  addEventListener("beforeprint", drawCharts);
+  addEventListener("beforeprint", drawAll);
   addEventListener("afterprint", drawCharts);
+  for (const id of Object.keys(drawings)) watcher.observe(at(id));
   refresh();
-  document.documentElement.dataset.ready = "yes";
 })();
