@@ -5,6 +5,7 @@ set -euo pipefail
 umask 077
 archive=$1 digest=$2 folder=$3
 home=${folder%/*}
+keep_days=14
 
 fail() {
   printf 'unpack.sh on %s: %s\n' "$(uname -n)" "$1" >&2
@@ -14,7 +15,18 @@ fail() {
 mkdir -p -- "$home" || fail "$home cannot be made"
 # Others can guess its name, and get there first.
 [[ -O $home && ! -L $home ]] || fail "$home belongs to somebody else"
-[[ ! -d $folder ]] || exit 0
+# One at a time on a node: what one has just seen there, another does not take away.
+exec {lock}<"$home"
+flock --timeout 600 "$lock" || fail "somebody else has been unpacking in $home for 600 s"
+if [[ -d $folder ]]; then
+  touch -- "$folder" # in use again
+  exit 0
+fi
+
+# Where something new comes, what nobody has started from for long, and no process has on its path, goes.
+while IFS= read -r -d '' old; do
+  grep -qsF -- "$old" /proc/[0-9]*/environ || rm -rf -- "$old" || printf '%s is old, and stays\n' "$old" >&2
+done < <(find "$home" -mindepth 1 -maxdepth 1 -type d -mtime "+$keep_days" -print0)
 
 draft=$(mktemp -d -- "$home/.draft.XXXXXX") || fail "nothing can be written in $home"
 trap 'rm -rf -- "$draft"' EXIT
@@ -22,5 +34,4 @@ cp -- "$archive" "$draft/archive" || fail "$archive cannot be copied"
 [[ $(sha256sum <"$draft/archive") == "$digest  -" ]] || fail "$archive is not what was compiled: its digest is another"
 mkdir -- "$draft/tree"
 tar -xzf "$draft/archive" -C "$draft/tree" || fail "$archive cannot be unpacked"
-# Whoever comes second finds a folder with the same content.
-mv -T -- "$draft/tree" "$folder" 2>/dev/null || [[ -d $folder ]] || fail "$folder cannot be made"
+mv -T -- "$draft/tree" "$folder" || fail "$folder cannot be made"
