@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from dynamoc.compiler.dialect import NO_PREFIXES, EngineCapabilities, Ranks, kv_format, tier_bytes
+from dynamoc.compiler.dialect import NO_PREFIXES, EngineCapabilities, PlacedWorker, Ranks, kv_format, tier_bytes
 from dynamoc.compiler.flags import FlagTable, Reading, table
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import KV_BITS, Pool, Sharding, Usage
 from dynamoc.compiler.graph import SIZES, Parallelism, WorkerOptions
-from dynamoc.compiler.spelling import spell_flags, unsaid
-from dynamoc.runtime.manifest import Role, Word
+from dynamoc.compiler.spelling import served_at, spell_flags, unsaid
+from dynamoc.runtime.manifest import Joined, PortRef, Role, Word
 
 SERVED = EngineCapabilities(
     devices=("cuda",),
@@ -31,6 +32,15 @@ SERVED = EngineCapabilities(
 
 
 LARGEST = 2**63
+EVENTS_FLAG = "kv-events-config"
+
+
+class Served(msgspec.Struct, frozen=True):
+    """Where an engine's own server listens, if it has one; where it publishes KV events, and the words for that."""
+
+    serves: PortRef | None
+    events: PortRef | None = None
+    words: tuple[Word, ...] = ()
 
 
 class HostTier(msgspec.Struct, frozen=True):
@@ -54,6 +64,8 @@ class ServedEngine:
     name: str
     capabilities: EngineCapabilities
     host_tier: HostTier
+    publishes_events = True
+    """It says over ZeroMQ which blocks it has."""
 
     @property
     def table(self) -> FlagTable:
@@ -83,7 +95,8 @@ class ServedEngine:
         del role
         if not leads:
             return ("metrics",)
-        return ("plane", "metrics", "http", *(("rendezvous",) if nodes > 1 else ()))
+        events = ("events",) if self.publishes_events else ()
+        return ("plane", "metrics", "http", *(("rendezvous",) if nodes > 1 else ()), *events)
 
     def pool_blocks(self, geometry: Geometry | None, options: WorkerOptions) -> int | None:
         """As told; otherwise the engine decides."""
@@ -159,6 +172,30 @@ class ServedEngine:
     def words(self, flags: Mapping[str, Any], options: WorkerOptions) -> Iterator[Word]:
         """Flags as words of its version's command."""
         return spell_flags(flags, self.table, options.version)
+
+    def asks(self, flag: str, options: WorkerOptions) -> bool:
+        """Whether we may add a flag: the version has it and `args` do not say it."""
+        known = self.table.find(flag)
+        if known is None or self.table.lacks(flag, options.version):
+            return False
+        return all(said.name != known[0].name for said in options.reading.flags.values())
+
+    def events_of(self, worker: PlacedWorker, more: Mapping[str, Any]) -> Served:
+        """Has the engine publish its KV events to the process beside it.
+
+        Each data-parallel rank has a cache of its own, among which a router cannot choose: then nothing is published.
+        """
+        options = worker.options
+        caches = options.prefix_caching and not options.facts.get("no_prefix_caching")
+        caches = caches and options.facts.get("prefix_caching") is not False
+        serves = served_at(worker)
+        wants = self.publishes_events and caches and options.parallel.dp == 1
+        if serves is None or not wants or not self.asks(EVENTS_FLAG, options):
+            return Served(serves)
+        port = PortRef(port=worker.ports["events"])
+        config = json.dumps({"publisher": "zmq", "topic": "", **more})
+        pieces = (f'{config[:-1]}, "endpoint": "tcp://127.0.0.1:', port, '"}')
+        return Served(serves, port, (f"--{EVENTS_FLAG}", Joined(pieces=pieces)))
 
     def unsaid(self, options: WorkerOptions) -> tuple[str, ...]:
         """Flags that are false, which none of its words can say."""

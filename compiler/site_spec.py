@@ -42,6 +42,10 @@ class SiteSpec(Part):
     python: Line | None = Field(
         default=None, description="Interpreter on the nodes, or in the image; that of the submitter if left out."
     )
+    engine_pythons: dict[Literal["vllm", "sglang", "trtllm"], Line] | None = Field(
+        default=None,
+        description="Interpreters on the nodes that have an engine, where it is not in the environment of `python`.",
+    )
     wheels: Folder | None = Field(
         default=None, description="Folder of wheels that go into the archive, for what the interpreter lacks."
     )

@@ -151,21 +151,33 @@ class FileRef(_Part, frozen=True, tag="file"):
     name: str
 
 
-Word = str | HostRef | PortRef | FileRef
+Piece = str | HostRef | PortRef
+
+
+class Joined(_Part, frozen=True, tag="joined"):
+    """A word of several pieces, which the agent completes and puts together."""
+
+    pieces: tuple[Piece, ...]
+
+
+Word = Piece | FileRef | Joined
 
 
 class Launch(_Part, frozen=True):
     """How an engine that is a program of its own is started: words after the interpreter, and files they name.
 
-    `serves` is where its server listens, None if it has none or its user fixed the port. With `mpi` its processes are
-    ranks of one MPI world, one a GPU, which a step over all nodes of the worker starts: the first rank is started with
-    the words of part 0, all others with those of part 1.
+    `python` is its interpreter, that of the agent where it is None. `serves` is where its server listens, None if it
+    has none or its user fixed the port; `events` where it publishes KV events, to the process beside it. With `mpi`
+    its processes are ranks of one MPI world, one a GPU, which a step over all nodes of the worker starts: the first
+    rank is started with the words of part 0, all others with those of part 1.
     """
 
     words: tuple[Word, ...]
     env: dict[str, Word] = {}
     files: dict[str, str] = {}
     serves: PortRef | None = None
+    events: PortRef | None = None
+    python: str | None = None
     mpi: bool = False
 
 

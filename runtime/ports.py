@@ -7,7 +7,19 @@ from collections.abc import Iterator
 
 import msgspec
 
-from dynamoc.runtime.manifest import HostRef, Launch, Manifest, PortRange, PortRef, ProcessSpec, Role, Word
+from dynamoc.runtime.manifest import (
+    FileRef,
+    HostRef,
+    Joined,
+    Launch,
+    Manifest,
+    Piece,
+    PortRange,
+    PortRef,
+    ProcessSpec,
+    Role,
+    Word,
+)
 
 CANDIDATES = 32
 
@@ -53,12 +65,18 @@ class _Turn:
             words=tuple(map(self._word, launch.words)),
             env={name: self._word(word) for name, word in launch.env.items()},
             serves=None if launch.serves is None else PortRef(port=self._port(launch.serves.port)),
+            events=None if launch.events is None else PortRef(port=self._port(launch.events.port)),
         )
 
     def _word(self, word: Word) -> Word:
-        if isinstance(word, HostRef | PortRef) and word.port is not None:
-            return msgspec.structs.replace(word, port=self._port(word.port))
-        return word
+        if isinstance(word, Joined):
+            return Joined(pieces=tuple(map(self._piece, word.pieces)))
+        return word if isinstance(word, FileRef) else self._piece(word)
+
+    def _piece(self, piece: Piece) -> Piece:
+        if isinstance(piece, HostRef | PortRef) and piece.port is not None:
+            return msgspec.structs.replace(piece, port=self._port(piece.port))
+        return piece
 
     def _port(self, port: int) -> int:
         first, count = self._ports.first, self._ports.count

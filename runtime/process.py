@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -83,6 +83,10 @@ class Context:
     key: bytes
     incarnation: int
     notifier: Notifier
+
+    def with_spec(self, spec: ProcessSpec) -> Context:
+        """The same place, another view of what is to be done there."""
+        return replace(self, spec=spec)
 
     @property
     def identity(self) -> Identity:

@@ -11,12 +11,14 @@ from dynamoc.compiler.dialect import PlacedWorker
 from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.serving import SERVED, HostTier, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, served_at, server_of
+from dynamoc.compiler.spelling import model_of, server_of
 from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.88
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
+METRICS_FLAG = "enable-metrics"
+"""Its counters are off otherwise."""
 
 
 class Sglang(ServedEngine):
@@ -121,7 +123,10 @@ class Sglang(ServedEngine):
         if len(worker.nodes) > 1:
             meeting = HostRef(node=worker.nodes[0], port=worker.ports["rendezvous"])
             words += ["--nnodes", str(len(worker.nodes)), "--node-rank", str(worker.part), "--dist-init-addr", meeting]
-        return Launch(words=tuple(words), serves=served_at(worker))
+        served = self.events_of(worker, {})
+        if served.serves is not None and self.asks(METRICS_FLAG, options):
+            words += [f"--{METRICS_FLAG}"]
+        return Launch(words=(*words, *served.words), serves=served.serves, events=served.events)
 
 
 DIALECT = Sglang()

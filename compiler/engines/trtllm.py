@@ -32,6 +32,7 @@ class Trtllm(ServedEngine):
         start_s=1800.0,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 32, "max_batched_tokens": 0, "max_sequences": 0},
     )
+    publishes_events = False
     host_tier = HostTier(1, whole=True, of_ranks=True)
 
     def parallel(self, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> Parallelism:

@@ -14,12 +14,14 @@ from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import Parallelism, WorkerOptions
 from dynamoc.compiler.memory import GIB
 from dynamoc.compiler.serving import SERVED, HostTier, ServedEngine, positive, usage_of
-from dynamoc.compiler.spelling import model_of, read_mapping, served_at, server_of
+from dynamoc.compiler.spelling import model_of, read_mapping, server_of
 from dynamoc.runtime.manifest import HostRef, Launch, PortRef, Role, Word
 
 DEFAULT_FRACTION = 0.9
 DEFAULT_TOKENS = 8192
 DEFAULT_SEQUENCES = 256
+CACHED_FLAG = "enable-prompt-tokens-details"
+"""Its answers say how much of a prompt was cached."""
 HOST_CACHE = "kv-offloading-size"
 SHARES_HOST_CACHE = (0, 26, 0)
 """From here on its host tier is a file in /dev/shm that all ranks map (its pull request 50094)."""
@@ -33,6 +35,7 @@ class Vllm(ServedEngine):
     name = "vllm"
     capabilities = replace(
         SERVED,
+        devices=("cuda", "cpu"),
         transports=("nixl", "mooncake", "lmcache"),
         resizes_blocks=True,
         defaults={"dtype": "auto", "kv_dtype": "auto", "block_size": 16, "max_batched_tokens": 0, "max_sequences": 0},
@@ -146,8 +149,28 @@ class Vllm(ServedEngine):
         words: list[Word] = ["-m", "vllm.entrypoints.cli.main", "serve", model]
         if options.entrypoint == "dynamo":
             words = ["-m", "dynamo.vllm", "--model", model]
+        elif options.device == "cpu":  # its distribution has another name, by which `serve` does not find itself
+            words = ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
         words += [*self.words(args, options), *self.words(more, options), *_role(worker), *server_of(worker)]
-        return Launch(words=(*words, *_nodes(worker)), serves=served_at(worker))
+        served = self.events_of(worker, {"enable_kv_cache_events": True})
+        if served.serves is not None and self.asks(CACHED_FLAG, options):
+            words += [f"--{CACHED_FLAG}"]
+        words += [*served.words, *_nodes(worker)]
+        return Launch(words=tuple(words), env=_env(worker), serves=served.serves, events=served.events)
+
+    def ports(self, role: Role, leads: bool, nodes: int) -> tuple[str, ...]:
+        """Engines that hand KV over find each other at a port of their own."""
+        return super().ports(role, leads, nodes) + (("kv",) if leads and role is not Role.AGGREGATED else ())
+
+
+def _env(worker: PlacedWorker) -> dict[str, Word]:
+    """Its processes meet each other, and their peers, at the node's address of the plan and no other."""
+    host = HostRef(node=worker.nodes[worker.part])
+    env: dict[str, Word] = {"VLLM_HOST_IP": host}
+    if worker.role is not Role.AGGREGATED and worker.part == 0:
+        side = PortRef(port=worker.ports["kv"])
+        env |= {"VLLM_NIXL_SIDE_CHANNEL_HOST": host, "VLLM_NIXL_SIDE_CHANNEL_PORT": side}
+    return env
 
 
 def _role(worker: PlacedWorker) -> list[Word]:

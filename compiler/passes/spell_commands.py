@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Reporter
 from dynamoc.compiler.dialect import PlacedWorker, dialect
+from dynamoc.compiler.graph import WorkerOptions
 from dynamoc.compiler.plan import Plan, Process
 from dynamoc.compiler.replicas import Key
 from dynamoc.runtime.manifest import Launch, Role
@@ -44,7 +45,14 @@ def _launch(plan: Plan, process: Process, parts: Sequence[Process]) -> Launch | 
         ports=parts[0].ports,
         transport=process.transport,
     )
-    return dialect(component.worker.engine).command(worker)
+    launch = dialect(component.worker.engine).command(worker)
+    return None if launch is None else replace(launch, python=_interpreter(plan, component.worker))
+
+
+def _interpreter(plan: Plan, options: WorkerOptions) -> str | None:
+    """An image brings its own."""
+    pythons: Mapping[str, str] = plan.cluster.site.get("engine_pythons", {})
+    return pythons.get(options.engine) if options.image is None else None
 
 
 def _words(process: Process) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ class Choice:
         """The text of `outputs`. After a piece with `finish` there is nothing more to push."""
         text = ""
         for output in outputs:
-            if self.completion_tokens == 0:
-                self.cached_tokens = output.cached_tokens
+            if self.completion_tokens == 0 or output.finish is not None:
+                self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
             for number, token in enumerate(output.tokens):
                 self.completion_tokens += 1
                 if output.logprobs:

@@ -8,15 +8,20 @@ import os
 import signal
 from typing import Protocol
 
+import uvloop
+
 from dynamoc.runtime import process
 from dynamoc.runtime.launch.command import Completion, LaunchError
 from dynamoc.runtime.launch.ranks import Ranks
-from dynamoc.runtime.manifest import Launch
+from dynamoc.runtime.manifest import Launch, PortRef
 from dynamoc.runtime.process import Context
+from dynamoc.runtime.served.front import FRONT_ERRORS, Front
 
 PROBE_INTERVAL_S = 0.2
 PROBE_DEADLINE_S = 5.0
 HEALTHY = range(200, 300)
+
+new_event_loop = uvloop.new_event_loop
 
 
 class Engine(Protocol):
@@ -62,11 +67,12 @@ async def run(context: Context) -> int:
     context.notifier.watch(asyncio.get_running_loop(), stop)
     try:
         launch = _launch_of(context)
+        front = Front(context, launch, stop)
         engine = Ranks(context) if launch.mpi else await _start(context, launch)
     except (OSError, LaunchError) as error:
         context.notifier.failed(str(error))
         return 1
-    return await _watch(context, launch, engine, stop)
+    return await _watch(context, launch, engine, front, stop)
 
 
 def _launch_of(context: Context) -> Launch:
@@ -82,35 +88,50 @@ async def _start(context: Context, launch: Launch) -> Program:
     return Program(child)
 
 
-async def _watch(context: Context, launch: Launch, engine: Engine, stop: asyncio.Event) -> int:
+async def _watch(context: Context, launch: Launch, engine: Engine, front: Front, stop: asyncio.Event) -> int:
     ended = asyncio.create_task(engine.wait())
     stopped = asyncio.create_task(stop.wait())
-    ready = asyncio.create_task(_ready(context, launch, engine))
+    opened = asyncio.create_task(_open(context, launch, engine, front))
     try:
-        await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            ready.result()
-            context.notifier.ready()
+        await asyncio.wait({ended, stopped, opened}, return_when=asyncio.FIRST_COMPLETED)
+        if opened.done():
+            opened.result()
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
-            context.notifier.failed(f"the engine ended with status {ended.result()}")
+            front.failed(f"the engine ended with status {ended.result()}")
+        opened.cancel()
+        await front.close()
+        if ended.done():
+            context.notifier.failed(front.failure)
             return ended.result() or 1  # nobody had asked it to
         engine.terminate()
         await ended  # the agent's deadline for draining bounds this
-        return 0
+    except FRONT_ERRORS as error:
+        context.notifier.failed(str(error))
+        return 1
     finally:
-        for task in (ended, stopped, ready):
+        for task in (ended, stopped, opened):
             task.cancel()
+    if front.failure:
+        context.notifier.failed(front.failure)
+    return 1 if front.failure else 0
 
 
-async def _ready(context: Context, launch: Launch, engine: Engine) -> None:
-    """It lives and, where it has a server, `/health` says so. The agent's deadline for starting bounds this."""
+async def _open(context: Context, launch: Launch, engine: Engine, front: Front) -> None:
+    """Ready once it lives; where it has a server, once `/health` says so and a worker stands in front of it."""
     await engine.started()
     if launch.serves is None:
+        context.notifier.ready()
         return
-    context.notifier.progress(0.0, f"waiting for /health at port {launch.serves.port}")
+    await _until_healthy(context, launch.serves)
+    await front.open(launch.serves)
+
+
+async def _until_healthy(context: Context, serves: PortRef) -> None:
+    """The agent's deadline for starting bounds this."""
+    context.notifier.progress(0.0, f"waiting for /health at port {serves.port}")
     while True:
-        if await health(context.host, launch.serves.port) in HEALTHY:
+        if await health(context.host, serves.port) in HEALTHY:
             return
         await asyncio.sleep(PROBE_INTERVAL_S)
 

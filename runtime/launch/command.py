@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamoc.runtime.agent.record import write_atomically
-from dynamoc.runtime.manifest import FileRef, HostRef, Launch, Manifest, PortRef, ProcessSpec, Word
+from dynamoc.runtime.manifest import FileRef, HostRef, Joined, Launch, Manifest, PortRef, ProcessSpec, Word
 from dynamoc.runtime.process import Endpoint
 
 FOLDER = "launch"
@@ -42,7 +42,7 @@ class Completion:
             write_atomically(self._file(name), text.encode())
         words = tuple(self._word(word, launch) for word in launch.words)
         env = {name: self._word(word, launch) for name, word in launch.env.items()}
-        return Command((sys.executable, *words), env)
+        return Command((str(Path(launch.python or sys.executable).expanduser()), *words), env)
 
     def _word(self, word: Word, launch: Launch) -> str:
         match word:
@@ -57,6 +57,8 @@ class Completion:
                 if name not in launch.files:
                     raise LaunchError(f"`{self.spec.name}` names a file `{name}`, which its launch does not bring")
                 return str(self._file(name))
+            case Joined(pieces=pieces):
+                return "".join(self._word(piece, launch) for piece in pieces)
             case str():
                 return word
 

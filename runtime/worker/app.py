@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvloop
 
 from dynamoc.runtime import process
+from dynamoc.runtime.engines.generator import capacity_of
 from dynamoc.runtime.engines.protocol import Engine
 from dynamoc.runtime.engines.registry import make_engine
 from dynamoc.runtime.process import Context
@@ -55,7 +56,7 @@ async def _load(context: Context, stop: asyncio.Event) -> Engine | None:
 
 
 async def _serve(context: Context, engine: Engine, stop: asyncio.Event) -> int:
-    worker = Worker(context, engine, stop)
+    worker = Worker(context, engine, capacity_of(engine, context.manifest.model.ref), stop, exchange=engine)
     try:
         await worker.start()
         await stop.wait()

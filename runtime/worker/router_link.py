@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from dynamoc.runtime.engines.protocol import Engine, EngineStats
+from dynamoc.runtime.engines.generator import Generator
+from dynamoc.runtime.engines.protocol import EngineStats
 from dynamoc.runtime.plane.connection import Connection
 from dynamoc.runtime.plane.messages import (
     Draining,
@@ -34,7 +35,7 @@ class RouterLink:
         context: Context,
         router: str,
         info: WorkerInfo,
-        engine: Engine,
+        engine: Generator,
         on_answer: Callable[[Registered], None],
     ) -> None:
         self.is_registered = False

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from dynamoc.runtime.engines.protocol import Engine, EngineRequest, StepReport
+from dynamoc.runtime.engines.generator import Generator
+from dynamoc.runtime.engines.protocol import EngineRequest, StepReport
 from dynamoc.runtime.kv.hashing import unpack_tokens
 from dynamoc.runtime.manifest import Role
 from dynamoc.runtime.plane.connection import Connection
@@ -26,12 +27,12 @@ class Service:
     """Turns messages into work for the engine, and its reports into messages. All of it on the event loop.
 
     `prefill` and `decode` are there if the plan moves KV out of, or into, this worker; `peers` are the prefill
-    workers by name.
+    workers by name. `sources` are the prefill workers of an engine that moves KV itself.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Generator,
         requests: Requests,
         telemetry: Telemetry,
         on_failure: Callable[[str], None],
@@ -41,6 +42,7 @@ class Service:
     ) -> None:
         self.router: RouterLink | None = None
         self.peers: Mapping[str, PrefillPeer] = {}
+        self.sources: Collection[str] = ()
         self._engine = engine
         self._requests = requests
         self._telemetry = telemetry
@@ -143,11 +145,11 @@ class Service:
         if generate.prefill is not None and self._decode is not None:
             self._decode.serve(request, self.peers[generate.prefill.name])
         else:
-            tokens = unpack_tokens(generate.tokens)
-            self._engine.add(EngineRequest(request.key, tokens, generate.sampling, generate.generated))
+            tokens, source = unpack_tokens(generate.tokens), generate.prefill.name if generate.prefill else None
+            self._engine.add(EngineRequest(request.key, tokens, generate.sampling, generate.generated, source=source))
 
     def _unknown_prefill(self, generate: Generate) -> TokenOutput | None:
-        if generate.prefill is None or generate.prefill.name in self.peers:
+        if generate.prefill is None or generate.prefill.name in (*self.peers, *self.sources):
             return None
         reason = f"`{generate.prefill.name}` has no KV edge to this worker"
         return TokenOutput(generate.request_id, (), "error", error=reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from dynamoc.runtime.engines.generator import Capacity, Generator
 from dynamoc.runtime.engines.protocol import Engine, StepReport, Written
 from dynamoc.runtime.manifest import Role, WorkerSettings
 from dynamoc.runtime.metrics import Metrics
@@ -32,20 +33,33 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """A loaded engine at work. `failure` says why the process must not exit with 0."""
+    """A loaded engine at work. `failure` says why the process must not exit with 0.
 
-    def __init__(self, context: Context, engine: Engine, stop: asyncio.Event) -> None:
+    `exchange` is the same engine where we move its KV; None where it does so itself, by whatever means.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        engine: Generator,
+        capacity: Capacity,
+        stop: asyncio.Event,
+        *,
+        exchange: Engine | None,
+    ) -> None:
         assert context.spec.worker is not None
         self.failure = ""
         self._context = context
         self._settings: WorkerSettings = context.spec.worker
         self._engine = engine
+        self._capacity = capacity
+        self._exchange = exchange
         self._stop = stop
         self._metrics = Metrics()
         self._telemetry = Telemetry(self._metrics, self._settings.transport)
         self._requests = Requests(REQUESTS_PER_SLOT * self._settings.max_sequences, engine.cancel)
-        self._digest = engine.layout().digest(context.manifest.model.ref)
-        self._sends_to, self._receives_from = _kv_peers(context)
+        self._digest = capacity.digest
+        self._sends_to, self._receives_from = kv_peers(context)
         self._transport = self._make_transport()
         self._prefill = self._make_prefill()
         self._decode = self._make_decode()
@@ -117,6 +131,8 @@ class Worker:
 
     def _make_transport(self) -> Transport | None:
         name = self._settings.transport
+        if self._exchange is None:
+            return None
         if name is None:
             if self._sends_to or self._receives_from:
                 raise ValueError(
@@ -124,20 +140,20 @@ class Worker:
                 )
             return None
         transport = make_transport(name, self._context.key)
-        transport.register(self._engine.pool())
+        transport.register(self._exchange.pool())
         return transport
 
     def _make_prefill(self) -> PrefillService | None:
-        if self._transport is None or not self._sends_to:
+        if self._exchange is None or self._transport is None or not self._sends_to:
             return None
         return PrefillService(
-            self._engine, self._transport, self._digest, self._requests, self._telemetry, self._report_peers
+            self._exchange, self._transport, self._digest, self._requests, self._telemetry, self._report_peers
         )
 
     def _make_decode(self) -> DecodeService | None:
-        if self._transport is None or not self._receives_from:
+        if self._exchange is None or self._transport is None or not self._receives_from:
             return None
-        return DecodeService(self._engine, self._transport, self._requests, self._telemetry)
+        return DecodeService(self._exchange, self._transport, self._requests, self._telemetry)
 
     async def _start_transport(self, transport: Transport) -> None:
         if self._decode is None:
@@ -148,6 +164,8 @@ class Worker:
             self._ports["kv"] = bound
 
     def _start_peers(self) -> None:
+        if self._exchange is None:
+            self._service.sources = self._receives_from
         if self._transport is None or self._decode is None:
             return
         offer = AttachPool(self._transport.name, self._transport.metadata(), self._digest)
@@ -168,8 +186,8 @@ class Worker:
             role=self._context.spec.role,
             model=manifest.model.served_name,
             engine=self._engine.name,
-            block_size=settings.kv.block_size,
-            blocks=self._engine.pool().blocks,
+            block_size=self._capacity.block_size,
+            blocks=self._capacity.blocks,
             context_length=settings.context_length,
             max_batched_tokens=settings.max_batched_tokens,
             max_sequences=settings.max_sequences,
@@ -214,7 +232,7 @@ class Worker:
         )
 
 
-def _kv_peers(context: Context) -> tuple[list[str], list[str]]:
+def kv_peers(context: Context) -> tuple[list[str], list[str]]:
     """The workers this one sends KV to, and those it receives from, by the plan's kv edges."""
     here = context.spec.component
     workers = [process for process in context.manifest.processes if process.role.is_worker]
