@@ -120,6 +120,16 @@ CODES: Mapping[str, str] = {
     "D528": "prefill and decode that move KV differently",
     "D529": "copies of a model over several nodes",
     "D530": "a tier the engine does not keep",
+    # campaigns
+    "D601": "an expression without a value",
+    "D602": "a name with two values",
+    "D603": "lists of different lengths",
+    "D604": "too many combinations",
+    "D605": "a search without a limit",
+    "D606": "a malformed limit",
+    "D607": "a campaign without a point",
+    "D608": "a field that cannot be set",
+    "D609": "an engine without simulated time",
 }
 
 NEVER_WAIVED = frozenset(

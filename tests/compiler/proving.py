@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamoc.compiler.campaign.expand import Inputs, expand
+from dynamoc.compiler.campaign.read import base_within, campaign_reporter, read_campaign
 from dynamoc.compiler.cluster_spec import read_cluster
 from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Severity
+from dynamoc.compiler.load_plan import gpus_working
 from dynamoc.compiler.models import ModelLibrary
 from dynamoc.compiler.pipeline import build_plan
 from dynamoc.compiler.render import in_order, render_text
@@ -38,6 +41,21 @@ def cards() -> ModelLibrary:
     """The models we ship cards of."""
     folder = ROOT / "specs/models"
     return ModelLibrary({path.stem.replace("--", "/"): path.read_text() for path in folder.glob("*.yaml")})
+
+
+def prove_campaign(text: str | bytes) -> Verdict:
+    """Expand a campaign that holds its base, as `dynamoc sweep` does, and prove all it makes."""
+    inventory = read_cluster(read_source(LAPTOP, CLUSTER_NAME))
+    source = read_source(text, SPEC_NAME)
+    report = campaign_reporter(source)
+    try:
+        spec = read_campaign(source, report)
+        models = cards()
+        inputs = Inputs(source, base_within(source), inventory, load_target("local"), gpus_working, lambda _: models)
+        found = expand(spec, inputs, report).warnings
+    except CompileError as error:
+        found = error.diagnostics
+    return Verdict(tuple(in_order(found)), render_text(found, {SPEC_NAME: source.text}))
 
 
 def prove(spec: str | bytes, cluster: str | None = None, target: str = "local") -> Verdict:

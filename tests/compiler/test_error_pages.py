@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from proving import ROOT, prove
+from proving import ROOT, prove, prove_campaign
 
 from dynamoc.compiler.codes import CODES
 from dynamoc.launcher.cli import root
@@ -38,6 +38,8 @@ class Page:
         clusters = self.fenced(section, "yaml cluster")
         content = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), spec.encode())
         target = re.match(rb"# for the target `(\w+)`\n", content)
+        if b"\ncampaign: " in content:
+            return prove_campaign(content)
         return prove(content, clusters[0] if clusters else None, target[1].decode() if target else "local")
 
 
