@@ -42,7 +42,7 @@ from dynamoc.runtime.kv.pool import HostPool  # noqa: E402
 from dynamoc.runtime.kv.tiers.device import HostDevice  # noqa: E402
 from dynamoc.runtime.kv.tiers.objects import Objects, open_store  # noqa: E402
 from dynamoc.runtime.kv.tiers.page import page_format  # noqa: E402
-from dynamoc.runtime.kv.tiers.stack import TierStack  # noqa: E402
+from dynamoc.runtime.kv.tiers.stack import STAGING_BYTES, TierStack  # noqa: E402
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier  # noqa: E402
 
 FRAGMENT = 16 * 1024
@@ -198,7 +198,8 @@ def objects(url: str, size: int, rounds: int) -> dict[str, Any]:
     blocks = int(size // LAYOUT.block_bytes)
     frame = page_format(LAYOUT, "benchmark").frame_bytes
     client = open_store(url, 60)
-    body = memoryview(bytearray(os.urandom(frame)))
+    # As many as our copies go through: one body alone would stay in the processor's cache.
+    bodies = [memoryview(bytearray(os.urandom(frame))) for _ in range(STAGING_BYTES // frame)]
     sink = threading.local()
 
     def clear() -> None:
@@ -209,7 +210,7 @@ def objects(url: str, size: int, rounds: int) -> dict[str, Any]:
         clear()
         return in_threads(
             [
-                lambda n=n: obstore.put(client, f"raw/{n}", body, mode="create", use_multipart=False)
+                lambda n=n: obstore.put(client, f"raw/{n}", bodies[n % len(bodies)], mode="create", use_multipart=False)
                 for n in range(blocks)
             ]
         )

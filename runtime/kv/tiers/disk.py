@@ -40,12 +40,9 @@ class Disk:
         self._segments = _claim(path / format_.digest.hex(), format_, capacity)
         self._endurance = endurance or Endurance(None)
         self._growing = threading.Lock()
-        self._used: set[int] = set()
         self.ledger = Ledger(self.name, capacity)
         found = [(key, slot) for key, slot in self._segments.scan() if slot < capacity]
-        self._used.update(slot for _, slot in found)
-        for slot in self.ledger.restore(found):
-            self._segments.wipe([slot])
+        self._segments.wipe(self.ledger.restore(found))
         self.lane = Lane("disk", THREADS, WAITING_STORES)
         self.reading = Rate(ASSUMED_BYTES_PER_S)
         log.info(
@@ -123,9 +120,6 @@ class Disk:
         slots = [entry.slot for entry in entries]
         try:
             self._make_segment(slots[0])
-            if not self._used.isdisjoint(slots):
-                self._segments.wipe(slots)
-            self._used.update(slots)
             self._segments.write(slots, frames)
         except DiskFullError as error:
             log.warning("the disk tier stops growing: %s", error)

@@ -112,6 +112,8 @@ def seal(format_: PageFormat, key: PageKey, frame: memoryview) -> None:
 
 def read_header(format_: PageFormat, header: memoryview | bytes) -> tuple[PageKey, Heads, tuple[int, ...]]:
     """What a frame says it is, and the checksum of each of its heads; PageError if it is not of this model."""
+    if len(header) < ALIGN:
+        raise PageError("no header")
     body = bytes(header[: ALIGN - _SUM.size])
     magic, version, has_parent, digest, name, parent, sequence, local, parent_hash, size, *heads = _FIXED.unpack_from(
         body

@@ -58,8 +58,7 @@ def test_a_flipped_bit_ends_the_prefix_and_is_forgotten(where: str, tmp_path: Pa
     for place in range(len(KEYS)):
         with rig(disk(tmp_path / str(place))) as first:
             first.store(KEYS)
-            page = FRAME - ALIGN
-            at = ALIGN * (1 + place) if where == "header" else ALIGN * 65 + place * page
+            at = ALIGN + place * FRAME + (0 if where == "header" else ALIGN)
             with segment(tmp_path / str(place)).open("r+b") as file:
                 file.seek(at + random.Random(place).randrange(100))
                 byte = file.read(1)[0]
@@ -77,15 +76,15 @@ def test_a_flipped_bit_ends_the_prefix_and_is_forgotten(where: str, tmp_path: Pa
 def test_a_truncated_segment_is_a_miss(cut: str, tmp_path: Path) -> None:
     with rig(disk(tmp_path)) as first:
         first.store(KEYS)
-        os.truncate(segment(tmp_path), 0 if cut == "gone" else ALIGN * 65 + 5 * (FRAME - ALIGN) + 17)
+        os.truncate(segment(tmp_path), 0 if cut == "gone" else ALIGN + 5 * FRAME + 17)
 
         assert first.load(KEYS) < 6
         assert first.stack.report().copied
 
 
-def test_a_killed_writer_leaves_only_whole_pages(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_pages_that_are_right_or_known_to_be_torn(tmp_path: Path) -> None:
     """Every round kills a process in the middle of its writes; every page that is then announced is checked."""
-    checked = 0
+    checked = torn = 0
     for round_ in range(6):
         writer = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "kill_writer.py"), str(tmp_path)],
@@ -104,9 +103,12 @@ def test_a_killed_writer_leaves_only_whole_pages(tmp_path: Path) -> None:
             for number in range(max(0, last - 4), last + 2):
                 keys = chain(number, 16)
                 held = after.stack.stores[0].ledger.match(keys)
-                assert after.load(keys) == held, "what is announced is there"
-                checked += held
-            assert not after.stack.report().corrupt
+                right = after.load(keys)
+                torn += right < held
+                checked += right
+            corrupt = sum(after.stack.report().corrupt.values())
+            assert bool(corrupt) == bool(torn), "whatever is not there was seen to be wrong"
+            torn = 0
 
     assert checked > 0
 
