@@ -31,6 +31,7 @@ def rows(path: Path, data: Fields) -> Iterator[Row]:
 
 def _row(path: Path, data: Fields, benchmark: Fields, index: int) -> Row:
     metrics, strategy = look(benchmark, "metrics"), look(benchmark, "config", "strategy")
+    spec = look(data, "config", "spec") or look(data, "config")
     totals = look(metrics, "request_totals")
     place = f"{path}: benchmarks[{index}]"
     completed = round(needed(place, totals, "successful"))
@@ -46,13 +47,13 @@ def _row(path: Path, data: Fields, benchmark: Fields, index: int) -> Row:
         {
             "point": f"c{concurrency}" if concurrency is not None else text(strategy, "type_") or f"benchmark-{index}",
             "run": text(benchmark, "config", "run_id") or path.stem,
-            "model": text(data, "config", "backend", "model") or text(benchmark, "config", "backend", "model"),
+            "model": text(spec, "backend", "model"),
             "tool": NAME,
             "tool_version": text(data, "metadata", "guidellm_version"),
             "started": number(benchmark, "start_time"),
             "ended": number(benchmark, "end_time"),
-            "isl_asked": whole(data, "config", "data", 0, "prompt_tokens"),
-            "osl_asked": whole(data, "config", "data", 0, "output_tokens"),
+            "isl_asked": whole(spec, "data", 0, "prompt_tokens"),
+            "osl_asked": whole(spec, "data", 0, "output_tokens"),
             "isl": isl,
             "osl": osl,
             "concurrency": concurrency,

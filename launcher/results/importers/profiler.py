@@ -42,7 +42,7 @@ def read_npz(path: Path) -> Iterator[Row]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             data = {name: found[name].ravel().tolist() for name in found.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ImportFault(f"{path}: not a whole npz file: {error}") from error

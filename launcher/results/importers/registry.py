@@ -12,7 +12,7 @@ import msgspec
 from dynamoc.launcher.results.importers import aiperf, aiperf_aggregate, genai_perf, guidellm, profiler, serving_bench
 from dynamoc.launcher.results.importers.fault import ImportFault
 from dynamoc.launcher.results.importers.jsonl import is_records, record_row
-from dynamoc.launcher.results.row import Row, RowError, read_row
+from dynamoc.launcher.results.row import Row
 
 SUMMARY = "profile_export_aiperf.json"
 RECORDS = "profile_export.jsonl"
@@ -77,8 +77,8 @@ def _rows(path: Path, place: str, data: Any) -> Iterator[Row]:
         yield from importer.rows(path, data)
         return
     try:
-        yield read_row(path)
-    except RowError:
+        yield msgspec.convert(data, Row)
+    except msgspec.ValidationError:
         keys = ", ".join(f"`{key}`" for key in list(data)[:5]) if isinstance(data, dict) else type(data).__name__
         known = "AIPerf, GenAI-Perf, vLLM bench, SGLang bench, guidellm and Dynamo's profiler"
         raise ImportFault(f"{place}: not a result of a known tool ({known}): it holds {keys}") from None
