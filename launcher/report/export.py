@@ -48,13 +48,11 @@ def to_markdown(view: View) -> bytes:
     every = [[column.of(point) for column in columns] for point in view.points]
     counts = ", ".join(f"{count} {standing}" for standing, count in view.standings.items())
     lines = [f"# {escape(view.title)}", "", f"{len(every)} points: {counts}; {len(view.failed)} failed."]
-    lines += [f"{view.gpu_hours:g} GPU-hours, of them {view.measured_gpu_hours:g} under load."] * (
-        view.gpu_hours is not None
-    )
+    if view.gpu_hours is not None:
+        lines.append(f"{view.gpu_hours:g} GPU-hours, of them {view.measured_gpu_hours:g} under load.")
     lines += ["", "## Frontier", "", *_table(columns, front), "", "## Points", "", *_table(columns, every)]
-    lines += ["", "## Failed", "", *(f"- {escape(p.name)}: {escape(p.reason)}" for p in view.failed)] * bool(
-        view.failed
-    )
+    if view.failed:
+        lines += ["", "## Failed", "", *(f"- {escape(p.name)}: {escape(p.reason)}" for p in view.failed)]
     if view.pruned:
         lines += ["", "## Pruned", ""]
         lines += [f"- {escape(p.name)}: {escape(p.rule)}, {escape(p.reason)}" for p in view.pruned]

@@ -22,6 +22,8 @@ SCRIPTS = ("capacity.js", "charts.js", "table.js", "calculator.js", "report.js")
 METRICS = tuple(f"{metric}@{statistic}" for metric in SPREADS for statistic in ("p50", "p95", "p99", "avg"))
 ASKED = {"ttft_ms": 2000.0, "tpot_ms": 50.0, "isl": 1024.0, "osl": 128.0}
 """What the calculator asks for before anybody did."""
+TOLD = ("frontier", "standing")
+"""What a point on the frontier need not say of itself."""
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -115,19 +117,20 @@ def _asked(view: View) -> dict[str, str]:
 
 def _front(view: View) -> dict[str, Any]:
     """The frontier as text, in the order of its first axis."""
-    columns = [column for column in columns_of(view) if column.short and column.name not in ("frontier", "standing")]
     members = [(index, point) for index, point in enumerate(view.points) if point.front]
     members.sort(key=lambda member: (member[1].workload, -member[1].figures["user"]))
+    name, *others = [column for column in columns_of(view) if column.short and column.name not in TOLD]
+    columns = [column for column in others if any(column.of(point) is not None for _, point in members)]
     rows = [
         {
             "index": index,
             "name": point.name,
             "workload": point.workload,
-            "cells": [_text(column.of(point)) for column in columns[1:]],
+            "cells": [_text(column.of(point)) for column in columns],
         }
         for index, point in members
     ]
-    return {"headings": [column.heading for column in columns], "rows": rows}
+    return {"headings": [column.heading for column in (name, *columns)], "rows": rows}
 
 
 def _text(cell: Cell) -> str:

@@ -21,13 +21,13 @@ const charts = (() => {
   function layout(xTitle, yTitle, extra = {}) {
     const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("quiet"), rangemode: "tozero" };
     return {
-      margin: { l: 62, r: 16, t: 14, b: 48 },
+      margin: { l: 62, r: 16, t: 54, b: 48 },
       paper_bgcolor: color("page"),
       plot_bgcolor: color("page"),
       font: { color: color("ink"), family: "system-ui, Liberation Sans, sans-serif", size: 12 },
       xaxis: { ...axis, title: { text: xTitle }, ...extra.x },
       yaxis: { ...axis, title: { text: yTitle }, ...extra.y },
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 },
       hovermode: "closest",
       hoverlabel: { bgcolor: color("panel"), font: { color: color("ink") }, align: "left" },
       shapes: extra.shapes ?? [],
@@ -103,9 +103,12 @@ const charts = (() => {
   }
 
   // Numbers that are far apart are drawn by their powers: loads double, and costs fall by as much.
-  function scale(values, title) {
+  function scale(values) {
     const [low, high] = [Math.min(...values), Math.max(...values)];
-    return low > 0 && high / low > FAR_APART ? { type: "log", dtick: high / low > 1e4 ? 1 : "D2", title: { text: title } } : {};
+    if (!(low > 0) || high / low <= FAR_APART) return {};
+    const powers = Array.from({ length: 2 + Math.log10(high / low) }, (_, at) => 10 ** (Math.floor(Math.log10(low)) + at));
+    const ticks = powers.flatMap((power) => [power, 2 * power, 5 * power]);
+    return { type: "log", tickvals: ticks, ticktext: ticks.map((tick) => shown(tick)) };
   }
 
   function curve(element, points, chosen, y, yTitle, targets, names, select) {
@@ -124,10 +127,10 @@ const charts = (() => {
       line: { color: color("target"), width: 2, dash: "dash" },
     }));
     const units = [...new Set(points.map((point) => point.load.replace(/^[\d.e+-]+ /, "")))].join(" or ");
-    const axes = { x: scale(known.map(x), plain(units)), y: scale(known.map(y), yTitle) };
+    const axes = { x: scale(known.map(x)), y: scale(known.map(y)) };
     const annotations = targets.map((limit) => ({
       xref: "paper", x: 1, xanchor: "right", y: axes.y.type === "log" ? Math.log10(limit.bound) : limit.bound, yanchor: "bottom", showarrow: false,
-      text: plain(limit.text), font: { color: color("target") },
+      text: plain(limit.text), bgcolor: color("page"), font: { color: color("target") },
     }));
     draw(element, traces, layout(plain(units), yTitle, { ...axes, shapes, annotations }), select);
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -30,6 +31,7 @@ FLAGS = (
 """Root needs no sandbox, and nothing outside is to be reached."""
 DEADLINE_S = 120.0
 POLL_S = 0.02
+ABOVE = 20
 
 
 def find_browser() -> str | None:
@@ -68,17 +70,26 @@ class Browser:
     def __enter__(self) -> Self:
         browser = find_browser()
         assert browser is not None
-        commands, answers = os.pipe(), os.pipe()
+        command_out, self._out = os.pipe()
+        self._in, answer_in = os.pipe()
+        # The protocol's pipe is at descriptors 3 and 4, which may be others' here: ours are moved above them first.
+        high = [fcntl.fcntl(one, fcntl.F_DUPFD, ABOVE) for one in (command_out, answer_in)]
         words = [browser, *FLAGS, f"--user-data-dir={self._profile}", f"--window-size={self._size[0]},{self._size[1]}"]
-        # The protocol's pipe is at descriptors 3 and 4.
-        shell = ["/bin/sh", "-c", f'exec "$@" 3<&{commands[0]} 4>&{answers[1]}', "sh", *words, "about:blank"]
+        shell = ["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "bash", *words, "about:blank"]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            shell, pass_fds=(commands[0], answers[1]), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+            shell, pass_fds=high, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
         )
-        os.close(commands[0])
-        os.close(answers[1])
-        self._out, self._in = commands[1], answers[0]
+        for one in (command_out, answer_in, *high):
+            os.close(one)
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _attach(self) -> None:
         targets = self.ask("Target.getTargets", page=False)["targetInfos"]
         target = next(one["targetId"] for one in targets if one["type"] == "page")
         self._session = self.ask("Target.attachToTarget", page=False, targetId=target, flatten=True)["sessionId"]
@@ -86,7 +97,6 @@ class Browser:
             self.ask(f"{domain}.enable")
         width, height = self._size
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._out)
