@@ -42,7 +42,7 @@ from dynamoc.runtime.kv.pool import HostPool  # noqa: E402
 from dynamoc.runtime.kv.tiers.device import HostDevice  # noqa: E402
 from dynamoc.runtime.kv.tiers.objects import Objects, open_store  # noqa: E402
 from dynamoc.runtime.kv.tiers.page import page_format  # noqa: E402
-from dynamoc.runtime.kv.tiers.stack import STAGING_BYTES, TierStack  # noqa: E402
+from dynamoc.runtime.kv.tiers.stack import STAGING_BATCHES, TierStack  # noqa: E402
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier  # noqa: E402
 
 FRAGMENT = 16 * 1024
@@ -199,7 +199,9 @@ def objects(url: str, size: int, rounds: int) -> dict[str, Any]:
     frame = page_format(LAYOUT, "benchmark").frame_bytes
     client = open_store(url, 60)
     # As many as our copies go through: one body alone would stay in the processor's cache.
-    bodies = [memoryview(bytearray(os.urandom(frame))) for _ in range(STAGING_BYTES // frame)]
+    bodies = [
+        memoryview(bytearray(os.urandom(frame))) for _ in range(STAGING_BATCHES * HostDevice.batch_bytes // frame)
+    ]
     sink = threading.local()
 
     def clear() -> None:

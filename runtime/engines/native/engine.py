@@ -17,7 +17,7 @@ from dynamoc.runtime.engines.native.tiering import Tiering
 from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport, Written
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
-from dynamoc.runtime.kv.tiers.device import HostDevice, device_of
+from dynamoc.runtime.kv.tiers.device import Device, device_of
 from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.page import page_format
 from dynamoc.runtime.kv.tiers.stack import TierStack
@@ -42,7 +42,7 @@ class CoreEngine:
         """`identity` tells this model's weights from all others; pages in the KV tiers are good for no other."""
         self.name = name
         self._identity = identity or (lambda: name)
-        self._device: HostDevice | None = None
+        self._device: Device | None = None
         self._stack: TierStack | None = None
         self._runner = runner
         self._settings = settings

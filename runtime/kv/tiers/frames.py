@@ -9,9 +9,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from dynamoc.runtime.kv.tiers.device import Pinned
 from dynamoc.runtime.kv.tiers.page import ALIGN
+
+Pin = Callable[[memoryview, int], Pinned]
 
 STUCK_LOOK_S = 0.05
 """How often whoever waits for a buffer looks whether a stuck one came free."""
@@ -22,9 +25,9 @@ class StagingTimeoutError(TimeoutError):
 
 
 class Frames:
-    """`count` frames in one anonymous mapping, each at a multiple of `ALIGN`."""
+    """`count` frames in one anonymous mapping, each at a multiple of `ALIGN`, ready for a device's copies."""
 
-    def __init__(self, count: int, frame_bytes: int) -> None:
+    def __init__(self, count: int, frame_bytes: int, pin: Pin) -> None:
         if frame_bytes % ALIGN:
             raise ValueError(f"a frame of {frame_bytes} bytes is not a multiple of {ALIGN}")
         self.count = count
@@ -32,6 +35,7 @@ class Frames:
         self._map = mmap.mmap(-1, max(count, 1) * frame_bytes)
         self._map.madvise(mmap.MADV_HUGEPAGE)
         self._data = memoryview(self._map)
+        self._pinned = pin(self._data, frame_bytes)
 
     def view(self, index: int) -> memoryview:
         """The bytes of one frame."""
@@ -44,6 +48,7 @@ class Frames:
 
     def close(self) -> None:
         """Give the memory back once nobody looks at it any more."""
+        self._pinned.close()
         self._data.release()
         try:
             self._map.close()
@@ -58,8 +63,8 @@ class Staging:
     `stuck`, out of use, until it lets go.
     """
 
-    def __init__(self, buffers: int, frame_bytes: int) -> None:
-        self._frames = Frames(buffers, frame_bytes)
+    def __init__(self, buffers: int, frame_bytes: int, pin: Pin) -> None:
+        self._frames = Frames(buffers, frame_bytes, pin)
         self._changed = threading.Condition()
         self._free = deque(range(buffers))
         self._stuck: list[tuple[int, weakref.ref[object]]] = []

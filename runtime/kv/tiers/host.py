@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dynamoc.runtime.kv.tiers.device import Device
 from dynamoc.runtime.kv.tiers.frames import Frames
 from dynamoc.runtime.kv.tiers.lane import Lane
 from dynamoc.runtime.kv.tiers.ledger import Entry, Ledger
-from dynamoc.runtime.kv.tiers.page import PageFormat
 from dynamoc.runtime.kv.tiers.rate import Rate
 
-THREADS = 2
 WAITING_STORES = 256
 ASSUMED_BYTES_PER_S = 5e9
 
@@ -20,11 +19,12 @@ class Host:
     latency_s = 0.0001
     is_up = True
 
-    def __init__(self, size: int, format_: PageFormat) -> None:
-        self.ledger = Ledger(self.name, size // format_.frame_bytes)
-        self.lane = Lane("host", THREADS, WAITING_STORES)
+    def __init__(self, size: int, device: Device) -> None:
+        frame = device.format.frame_bytes
+        self.ledger = Ledger(self.name, size // frame)
+        self.lane = Lane("host", device.threads, WAITING_STORES)
         self.reading = Rate(ASSUMED_BYTES_PER_S)
-        self._frames = Frames(self.ledger.capacity, format_.frame_bytes)
+        self._frames = Frames(self.ledger.capacity, frame, device.pin)
 
     def frame(self, entry: Entry) -> memoryview:
         """The frame of a page."""

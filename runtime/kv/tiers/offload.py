@@ -18,8 +18,6 @@ from dynamoc.runtime.kv.tiers.sketch import FrequencySketch
 from dynamoc.runtime.kv.tiers.store import Failure, Store
 from dynamoc.runtime.kv.tiers.tally import Path, Tally
 
-BATCH_BYTES = 4 << 20
-"""Pages are copied together up to this size."""
 SECOND_TOUCH = 2
 STAGING_WAIT_S = 30.0
 
@@ -71,7 +69,7 @@ class Offloader:
         self._tally = tally
         self._on_read = on_read
         self._frequent_only = admission == "frequent"
-        self._batch = max(1, BATCH_BYTES // device.format.page_bytes)
+        self._batch = max(1, device.batch_bytes // device.format.page_bytes)
         capacity = sum(min(tier.ledger.capacity, 1 << 20) for tier in (host, *stores) if tier is not None)
         self._sketch = FrequencySketch(max(capacity, 64))
 

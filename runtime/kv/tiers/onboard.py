@@ -16,7 +16,6 @@ from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
 from dynamoc.runtime.kv.tiers.host import Host
 from dynamoc.runtime.kv.tiers.ledger import Entry
 from dynamoc.runtime.kv.tiers.load import Load
-from dynamoc.runtime.kv.tiers.offload import BATCH_BYTES
 from dynamoc.runtime.kv.tiers.page import PageError, PageKey, check, page_of
 from dynamoc.runtime.kv.tiers.store import Store
 from dynamoc.runtime.kv.tiers.tally import Outcome, Path, Tally
@@ -70,7 +69,7 @@ class Onboarder:
         self._tiers: list[Tier] = [*([host] if host is not None else []), *stores]
         self._staging = staging
         self._tally = tally
-        self._batch = max(1, BATCH_BYTES // device.format.page_bytes)
+        self._batch = max(1, device.batch_bytes // device.format.page_bytes)
         self._lock = threading.Lock()
         self._active: set[Load] = set()
         self._stop = threading.Event()
@@ -130,7 +129,7 @@ class Onboarder:
         return sources
 
     def _queue_s(self, tier: Tier) -> float:
-        return tier.lane.queued_loads * BATCH_BYTES / tier.reading.bytes_per_s
+        return tier.lane.queued_loads * self._device.batch_bytes / tier.reading.bytes_per_s
 
     def _patience_s(self, sources: Sequence[int]) -> float:
         frame = self._device.format.frame_bytes

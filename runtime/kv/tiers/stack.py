@@ -19,7 +19,7 @@ from dynamoc.runtime.kv.tiers.tally import Level, Tally, TierReport
 from dynamoc.runtime.manifest import CacheSettings
 from dynamoc.runtime.plane.messages import KvEvent
 
-STAGING_BYTES = 64 << 20
+STAGING_BATCHES = 16
 LEAST_BUFFERS = 2
 REFRESH_S = 30.0
 CLOSE_S = 5.0
@@ -43,9 +43,10 @@ class TierStack:
     ) -> None:
         frame = device.format.frame_bytes
         self.tally = Tally()
-        self.host = Host(cache.host_bytes, device.format) if cache.host_bytes else None
+        self.host = Host(cache.host_bytes, device) if cache.host_bytes else None
         self.stores = _stores(cache, device.format, Endurance(daily_write_bytes))
-        self.staging = Staging(staging_buffers or max(LEAST_BUFFERS, STAGING_BYTES // frame), frame)
+        buffers = staging_buffers or max(LEAST_BUFFERS, STAGING_BATCHES * device.batch_bytes // frame)
+        self.staging = Staging(buffers, frame, device.pin)
         self.offloader = Offloader(device, self.host, self.stores, self.staging, self.tally, cache.admission, on_read)
         self.onboarder = Onboarder(device, self.host, self.stores, self.staging, self.tally)
         self._tiers: list[Tier] = [*([self.host] if self.host is not None else []), *self.stores]

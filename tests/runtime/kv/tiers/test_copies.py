@@ -17,6 +17,7 @@ from tier_kit import FRAME, LAYOUT, WAIT_S, Rig, chain, content, disk, host, obj
 
 from dynamoc.runtime.kv.tiers import load as load_module
 from dynamoc.runtime.kv.tiers.choice import useful_prefix
+from dynamoc.runtime.kv.tiers.device import AsItIs
 from dynamoc.runtime.kv.tiers.disk import Disk
 from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
 from dynamoc.runtime.kv.tiers.load import Load
@@ -50,7 +51,7 @@ def test_sixty_four_copies_through_two_buffers(tmp_path: Path) -> None:
 
 
 def test_a_buffer_is_lent_again_only_when_nothing_holds_it() -> None:
-    staging = Staging(2, 4096)
+    staging = Staging(2, 4096, lambda _memory, _row: AsItIs())
     one, two = staging.borrow(2, 1)
     late = one[10:20]
     staging.give_back([one, two])

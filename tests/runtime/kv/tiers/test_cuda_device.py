@@ -1,0 +1,113 @@
+"""Tiers below the pool of a real GPU: pages are those of a CPU worker, and every byte comes back."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tier_kit import WAIT_S, chain
+
+from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
+from dynamoc.runtime.kv.cuda.pool import DevicePool
+from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.tiers.cuda_device import CudaDevice
+from dynamoc.runtime.kv.tiers.device import HostDevice
+from dynamoc.runtime.kv.tiers.frames import Frames
+from dynamoc.runtime.kv.tiers.page import page_format, page_of
+from dynamoc.runtime.kv.tiers.stack import TierStack
+from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
+
+LAYOUT = KvLayout(layers=5, heads=3, head_dim=24, block_size=7, dtype="float16", item_bytes=2)
+BLOCKS = 300
+_DOWN, _UP = 2, 1
+
+
+def why_not() -> str:
+    try:
+        return "" if require_devices() else "this process sees no GPU"
+    except DeviceError as error:
+        return str(error)
+
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a GPU")
+
+
+def filled(pool: DevicePool, seed: int) -> np.ndarray:
+    data = np.random.default_rng(seed).integers(0, 256, pool.data_bytes, np.uint8)
+    runtime.memcpy(pool.address, data.ctypes.data, data.size, _UP)
+    return data.reshape(pool.blocks, -1)
+
+
+def content(pool: DevicePool) -> np.ndarray:
+    data = np.empty(pool.data_bytes, np.uint8)
+    runtime.memcpy(data.ctypes.data, pool.address, data.size, _DOWN)
+    return data.reshape(pool.blocks, -1)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 20])
+def test_pages_are_those_of_a_cpu_worker(batch_bytes: int) -> None:
+    format_ = page_format(LAYOUT, "m")
+    on_gpu, on_cpu = DevicePool(LAYOUT, BLOCKS, 0), HostPool(LAYOUT, BLOCKS)
+    device = CudaDevice(on_gpu, format_, batch_bytes)
+    other = HostDevice(on_cpu, format_)
+    frames = [Frames(BLOCKS, format_.frame_bytes, one.pin) for one in (device, other)]
+    pages = [[page_of(format_, one.view(number)) for number in range(BLOCKS)] for one in frames]
+    data, order = filled(on_gpu, 1), np.random.default_rng(2).permutation(BLOCKS).tolist()
+    on_cpu.data[:] = data.tobytes()
+    device.read(order, pages[0])
+    other.read(order, pages[1])
+    assert pages[0] == pages[1]
+
+    runtime.memset(on_gpu.address, 0xA5, on_gpu.data_bytes)
+    device.write(pages[0][:200], order[:200])
+
+    got = content(on_gpu)
+    assert (got[order[:200]] == data[order[:200]]).all()
+    assert (got[order[200:]] == 0xA5).all(), "no other block was touched"
+    pages.clear()
+    for one in (*frames, device, other, on_gpu, on_cpu):
+        one.close()
+
+
+@pytest.mark.parametrize("tiers", ["host", "disk", "object", "host+disk"])
+def test_every_byte_comes_back_through_every_tier(tiers: str, tmp_path: Path) -> None:
+    frame, wanted = page_format(LAYOUT, "m").frame_bytes, tiers.split("+")
+    cache = CacheSettings(
+        host_bytes=2 * BLOCKS * frame if "host" in wanted else None,
+        disk=DiskTier(str(tmp_path / "disk"), 2 * BLOCKS * frame) if "disk" in wanted else None,
+        object=ObjectTier(f"file://{tmp_path}/objects") if "object" in wanted else None,
+        admission="all",
+    )
+    pool = DevicePool(LAYOUT, BLOCKS, 0)
+    device = CudaDevice(pool, page_format(LAYOUT, "m"), 64 << 10)
+    read: list[int] = []
+    stack = TierStack(device, cache, read.extend, lambda: None)
+    keys, data = chain("gpu", BLOCKS), filled(pool, 3)
+    taken = stack.offloader.offer(list(zip(keys, range(BLOCKS), strict=True)))
+    settle(stack)
+    assert sorted(read) == sorted(taken) == list(range(BLOCKS))
+
+    runtime.memset(pool.address, 0xA5, pool.data_bytes)
+    over = threading.Event()
+    found = stack.onboarder.look_up(keys, None)
+    places = np.random.default_rng(4).permutation(BLOCKS).tolist()
+    load = stack.onboarder.load(found, places, lambda _load: over.set())
+
+    assert load is not None
+    assert over.wait(WAIT_S)
+    assert load.prefix == BLOCKS
+    assert (content(pool)[places] == data).all()
+    for one in (stack, device, pool):
+        one.close()
+
+
+def settle(stack: TierStack) -> None:
+    done = threading.Event()
+    for _ in range(int(WAIT_S / 0.005)):
+        if stack.idle():
+            break
+        done.wait(0.005)
+    stack.check_integrity()
