@@ -30,7 +30,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     speedup: float = 1.0
 
 
-class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One load: lengths in tokens, how many requests in flight, how many a second (None: no limit of its own).
 
     Each prompt shares the first `shared_prefix` of its `isl` with those of the same group, of `prefixes` groups. With a
@@ -54,7 +54,7 @@ class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     trace: Trace | None = None
 
 
-class LoadPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LoadPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Every point in order, the tool that makes them, and the GPUs that are set aside while it does.
 
     `program` is the tool where the site has it elsewhere than is usual.
@@ -85,7 +85,8 @@ def load_plan(plan: Plan, gpus_allocated: int) -> LoadPlan | None:
     limit = plan.graph.time_limit_s
     deadline = DEADLINE_S if limit is None else limit / len(in_flight)
     points = tuple(_point(load, concurrency, rate, deadline) for concurrency in in_flight)
-    return LoadPlan(tool=load.tool, gpus_allocated=gpus_allocated, points=points)
+    program = plan.cluster.site.get(load.tool)
+    return LoadPlan(tool=load.tool, gpus_allocated=gpus_allocated, points=points, program=program)
 
 
 def gpus_working(plan: Plan) -> int:

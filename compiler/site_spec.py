@@ -60,6 +60,10 @@ class SiteSpec(Part):
         default=None, description="Shared folder of imported images; ~/.cache/dynamoc/images if left out."
     )
     mounts: list[Mount] | None = Field(default=None, description="Mounts of every container, source:target[:ro].")
+    aiperf: Folder | None = Field(
+        default=None,
+        description="The program AIPerf on the node that makes a load; ~/.cache/dynamoc/aiperf/bin/aiperf if left out.",
+    )
     images: dict[Text, Line] | None = Field(
         default=None, description="Images by the names that recipes use: other names, or files."
     )

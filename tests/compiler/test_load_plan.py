@@ -106,3 +106,15 @@ def test_how_a_load_is_made_has_no_effect_where_none_is(field: str) -> None:
 
     found = error.value.diagnostics
     assert [(d.code, d.message) for d in found] == [("D116", f"`{field.partition(':')[0]}` has no effect")]
+
+
+def test_a_site_names_its_aiperf_and_only_loads_by_it_are_told() -> None:
+    cluster = CLUSTER + "site: {aiperf: /opt/aiperf/bin/aiperf}\n"
+    for tool, program in (("aiperf", "/opt/aiperf/bin/aiperf"), ("builtin", None)):
+        source = read_source(
+            SPEC.format(load=f"{{isl: 8, osl: 8, concurrency: 1, tool: {tool}}}", more=""), "spec.yaml"
+        )
+        site = read_cluster(read_source(cluster, "cluster.yaml"))
+        artifacts = compile_spec(source, site, load_target("local"), cards())
+        load = next(json.loads(a.text) for a in artifacts if str(a.path) == "load.json")
+        assert (load["tool"], load.get("program")) == (tool, program)

@@ -251,7 +251,7 @@ def test_the_command_says_what_it_cannot_read(tmp_path: Path) -> None:
 
 
 def test_what_aiperf_wrote_of_a_real_run_is_what_it_printed() -> None:
-    """AIPerf 0.13.0, 80 requests of 256 + 32 tokens, 8 in flight, to a prefill and a decode worker in simulated time."""
+    """AIPerf 0.13.0, 80 requests of 256 + 32 tokens, 8 in flight, to two workers in simulated time."""
     [row] = read_results(FOLDER / "produced/aiperf-0.13.0.json")
     assert row.ttft_ms is not None and row.tpot_ms is not None and row.e2e_ms is not None
     shown = (row.ttft_ms.avg, row.ttft_ms.p50, row.ttft_ms.p90, row.ttft_ms.p99, row.tpot_ms.avg, row.tpot_ms.p99)
