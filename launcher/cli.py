@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "inventory": "Write a cluster file from what a scheduler says.",
     "import": "Turn recipes of other systems into specs.",
     "results": "Import results of other load tools, and judge results.",
+    "doctor": "Examine this host: --kv measures its paths.",
     "schema": "Print the JSON schema of specs.",
     "model": "Fetch or convert models.",
 }
