@@ -130,6 +130,7 @@ CODES: Mapping[str, str] = {
     "D607": "a campaign without a point",
     "D608": "a field that cannot be set",
     "D609": "an engine without simulated time",
+    "D610": "a combination that was not expected",
 }
 
 NEVER_WAIVED = frozenset(

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from dynamoc.compiler.campaign.axes import Axis, Row, is_field
 from dynamoc.compiler.campaign.expressions import ExpressionError, arithmetic, evaluate
@@ -75,7 +75,9 @@ def derive(made: Combination, spec: CampaignSpec, report: Reporter) -> None:
     for name, text in (spec.derive or {}).items():
         made.variables[name] = compute(text, made.variables, ("derive", name), report)
     for name, text in (spec.set or {}).items():
-        _write(made, name, compute(text, made.variables, ("set", name), report), ("set", name))
+        value = compute(text, made.variables, ("set", name), report)
+        if value is not None:
+            _write(made, name, value, ("set", name))
 
 
 def compute(text: Any, variables: Mapping[str, Any], at: Path, report: Reporter) -> Any:
@@ -93,12 +95,13 @@ def _given(variables: Mapping[str, Any]) -> list[str]:
     return [f"with {', '.join(f'{name} = {value!r}' for name, value in variables.items())}"] if variables else []
 
 
-def broken_rule(made: Combination, spec: CampaignSpec, report: Reporter) -> tuple[str, str] | None:
-    """The first predicate that does not hold, and its arithmetic."""
-    for number, text in enumerate(spec.where or []):
-        if not compute(text, made.variables, ("where", number), report):
-            return (text, "" if report.failed else f"{arithmetic(text, made.variables)} is false")
-    return None
+def broken_rules(
+    field: Literal["where", "expect"], made: Combination, spec: CampaignSpec, report: Reporter
+) -> Iterator[tuple[str, str]]:
+    """Predicates that do not hold, each with its arithmetic."""
+    for number, text in enumerate(getattr(spec, field) or []):
+        if not compute(text, made.variables, (field, number), report):
+            yield text, "" if report.failed else f"{arithmetic(text, made.variables)} is false"
 
 
 def put(data: Any, path: Path, value: Any) -> Any:

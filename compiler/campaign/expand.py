@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dynamoc.compiler.campaign.axes import read_axes
-from dynamoc.compiler.campaign.combination import Combination, broken_rule, combinations, derive, put
+from dynamoc.compiler.campaign.combination import Combination, broken_rules, combinations, derive, put
 from dynamoc.compiler.campaign.identity import deployment_id, point_id
 from dynamoc.compiler.campaign.limits import Limit, LimitError, read_limit
 from dynamoc.compiler.campaign.loads import Setting, check_loads, settings
@@ -24,8 +24,10 @@ from dynamoc.compiler.rendering import to_yaml
 from dynamoc.compiler.scalars import plain
 from dynamoc.compiler.source import Source
 from dynamoc.compiler.target import Target
+from dynamoc.compiler.units import spell_count
 
 NAME_CHARACTERS = 31
+SHOWN = 8
 WHERE = "where"
 SIMULATED = "simulated"
 SIMULATED_ENGINE = "mocker"
@@ -53,8 +55,9 @@ def expand(spec: CampaignSpec, inputs: Inputs, report: Reporter) -> Campaign:
     for made in combinations(axes, report):
         expansion.add(made)
     report.stop_on_errors()
-    if not expansion.deployments:
+    if not any(deployment.ladders for deployment in expansion.deployments.values()):
         expansion.report_nothing()
+    expansion.report_unexpected()
     budget = spec.budget
     return Campaign(
         name=spec.campaign,
@@ -93,6 +96,7 @@ class _Expansion:
         self._inputs = inputs
         self._prover = Prover(inputs.source, inputs.base, inputs.cluster, inputs.target, inputs.models)
         self._points: set[str] = set()
+        self._unexpected: dict[str, list[str]] = {}
         self.combinations = 0
         self.same = 0
         self.deployments: dict[str, Deployment] = {}
@@ -103,11 +107,14 @@ class _Expansion:
         """One combination: pruned, or one deployment under its loads."""
         self.combinations += 1
         derive(made, self._spec, self._report)
-        broken = None if self._report.failed else broken_rule(made, self._spec, self._report)
+        self._report.stop_on_errors()
+        broken = next(broken_rules("where", made, self._spec, self._report), None)
         self._report.stop_on_errors()
         if broken is not None:
             self.pruned.append(Pruned(values=plain(made.values), rule=WHERE, message=broken[0], notes=(broken[1],)))
             return
+        for text, sums in broken_rules("expect", made, self._spec, self._report):
+            self._unexpected.setdefault(text, []).append(sums)
         data = self._data(made)
         for number, load in enumerate(self._spec.loads):
             ladders = settings(load, ("loads", number), made.variables, self._inputs.traces, self._report)
@@ -134,6 +141,16 @@ class _Expansion:
                 remedies=[Remedy((Put(("target",), self._inputs.target.name),))],
             )
             self._report.stop_on_errors()
+
+    def report_unexpected(self) -> None:
+        """Combinations that are run although they are not as expected."""
+        for text, sums in self._unexpected.items():
+            at: Path = ("expect", (self._spec.expect or []).index(text))
+            label = f"does not hold of {spell_count(len(sums), 'combination')}"
+            more = [f"and {len(sums) - SHOWN} more"] if len(sums) > SHOWN else []
+            self._report.warning(
+                "D610", "not all combinations are as expected", (at, label), notes=[*sums[:SHOWN], *more]
+            )
 
     def report_nothing(self) -> None:
         """Every combination was pruned."""

@@ -198,11 +198,16 @@ class CampaignSpec(Part):
     )
     set: dict[Text, Any] | None = Field(
         default=None,
-        description="Fields of the spec that get the values of expressions.",
+        description="Fields of the spec that get the values of expressions; with the value None they stay as they are.",
         examples=[{"components.decode.max_sequences": "batch"}],
     )
     where: list[Expression] | None = Field(
         default=None, description="What must hold of a combination, else it is pruned.", examples=[["p + d <= 8"]]
+    )
+    expect: list[Expression] | None = Field(
+        default=None,
+        description="What should hold of a combination; where it does not, it is run, and said.",
+        examples=[["tokens == batch * (mtp + 1)"]],
     )
     loads: Annotated[list[CampaignLoadSpec], Field(min_length=1)] = Field(
         description="What every deployment is put under.", examples=[[{"isl": 128, "osl": 32, "concurrency": [1, 4]}]]

@@ -17,9 +17,11 @@ from dynamoc.launcher.results.row import RowError, read_row
 from dynamoc.launcher.scraping import ScrapeError
 
 
-def load_of(tasks: Sequence[Task], gpus: int) -> LoadPlan:
-    """Tasks as a load; they have one tool."""
-    points = tuple(named_load(task) for task in tasks)
+def load_of(tasks: Sequence[Task], gpus: int, limit_s: float | None = None) -> LoadPlan:
+    """Tasks as a load, of one tool; all together within a limit, if there is one."""
+    share = float("inf") if limit_s is None else limit_s / len(tasks)
+    loads = (named_load(task) for task in tasks)
+    points = tuple(msgspec.structs.replace(load, deadline_s=min(load.deadline_s, share)) for load in loads)
     return LoadPlan(tool=tasks[0].point.tool, gpus_allocated=gpus, points=points)
 
 

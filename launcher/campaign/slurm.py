@@ -61,8 +61,9 @@ class Slurm:
         """The run folder, with the tasks as its load."""
         compiled = compile_deployment(attempt.deployment, self._cluster, TARGET, self._models)
         kept = [artifact for artifact in compiled.artifacts() if str(artifact.path) != FILE]
-        plan = msgspec.json.format(msgspec.json.encode(load_of(tasks, attempt.deployment.gpus)), indent=2).decode()
-        make_run(attempt.folder, (*kept, Artifact(PurePosixPath(FILE), plan + "\n")), with_key=False)
+        load = load_of(tasks, attempt.deployment.gpus, compiled.plan.graph.time_limit_s)
+        text = msgspec.json.format(msgspec.json.encode(load), indent=2).decode() + "\n"
+        make_run(attempt.folder, (*kept, Artifact(PurePosixPath(FILE), text)), with_key=False)
 
 
 class JobSession:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
 from dynamoc.compiler.campaign.ladder import at_most, left_out, next_points
-from dynamoc.compiler.campaign.points import Ladder, Point
+from dynamoc.compiler.campaign.points import Point
 from dynamoc.launcher.analysis.sla import Outcome, check_limits, worst_outcome
 from dynamoc.launcher.campaign.failures import Failure
 from dynamoc.launcher.campaign.store import Event, Store, StoredDeployment
@@ -153,17 +153,15 @@ class State:
 
     def _kept_of(self, deployment: StoredDeployment) -> dict[str, bool]:
         """Points of a deployment all of whose repeats are over: whether each of these kept to the SLA."""
-        names = {name for ladder in deployment.ladders for name in _names(ladder, self._over_points)}
+        names = {point.id for ladder in deployment.ladders for point in ladder.points}
+        if any(ladder.search is not None for ladder in deployment.ladders):
+            names |= {point for point, _ in (*self._kept, *self._failed)}
         kept = {}
         for name in names:
             over = [self._kept.get((name, repeat), False) for repeat in range(self.settings.repeats)]
             if all(self._is_over((name, repeat)) for repeat in range(self.settings.repeats)):
                 kept[name] = all(over)
         return kept
-
-    @property
-    def _over_points(self) -> set[str]:
-        return {point for point, _ in (*self._kept, *self._failed)}
 
     def _count_row(self, row: Row) -> None:
         met = worst_outcome(check_limits(row, self.settings.sla)) is Outcome.MET
@@ -180,11 +178,6 @@ class State:
             self.gpu_s += event.gpu_s
         elif event.what == "failed" and event.failure is not None:
             self._failed.setdefault((event.point, event.repeat), event.failure)
-
-
-def _names(ladder: Ladder, over: set[str]) -> Sequence[str]:
-    """Points that a ladder may ask about: its own, or for a search all that are over."""
-    return [point.id for point in ladder.points] if ladder.search is None else sorted(over)
 
 
 def _worth(row: Row) -> float:

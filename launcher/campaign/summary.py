@@ -41,19 +41,17 @@ def show_summary(campaign: Campaign, console: Console) -> None:
 
 
 def gpu_hours(campaign: Campaign) -> float:
-    """No load takes longer than its deadline; starts are not in it."""
-    return (
-        sum(
-            one.gpus
-            * campaign.repeats
-            * sum(
-                (ladder.points[0] if ladder.search is None else ladder.search.point).load.deadline_s * at_most(ladder)
-                for ladder in one.ladders
-            )
-            for one in campaign.deployments
-        )
-        / HOUR_S
+    """No load takes longer than its deadline, and no job than its limit; starts on this machine are not in it."""
+    return sum(one.gpus * _longest_s(one, campaign) for one in campaign.deployments) / HOUR_S
+
+
+def _longest_s(deployment: Deployment, campaign: Campaign) -> float:
+    loads = campaign.repeats * sum(
+        (ladder.points[0] if ladder.search is None else ladder.search.point).load.deadline_s * at_most(ladder)
+        for ladder in deployment.ladders
     )
+    limit = deployment.plan.graph.time_limit_s
+    return loads if limit is None or campaign.target != "slurm" else min(loads, limit * _jobs(deployment, campaign))
 
 
 def _jobs(deployment: Deployment, campaign: Campaign) -> int:
