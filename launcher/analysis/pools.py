@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 MILLI = 1000.0
@@ -27,13 +26,15 @@ class Demand:
 class PoolPoint:
     """One measurement of one worker: `batch` requests at once, each `tokens` long, took `time_ms`.
 
-    For prefill the tokens of the prompt and the TTFT; for decode the mean context (ISL + OSL / 2) and the TPOT.
+    For prefill the tokens of the prompt and the TTFT; for decode the mean context (ISL + OSL / 2) and the TPOT. Points
+    of one `curve` differ in tokens alone: a concurrency, or a share of the KV pool. The mean batch may be a fraction.
     """
 
     gpus: int
-    batch: int
+    curve: str
     tokens: float
     time_ms: float
+    batch: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Engine:
 
     role: str
     gpus: int
-    batch: int
+    batch: float
     time_ms: float
     requests_per_s: float
 
@@ -63,35 +64,39 @@ class Refusal:
 
 
 def best_engine(pool: Pool, demand: Demand) -> Engine | Refusal:
-    """The most requests per second and GPU within the limit; of equals the first in the order of GPUs and batch."""
+    """The most requests per second and GPU within the limit; of equals the first in the order of GPUs and curve."""
     prefill = pool.role == "prefill"
     tokens = demand.isl if prefill else demand.isl + demand.osl / 2
     limit = demand.ttft_ms if prefill else demand.tpot_ms
     answers = 1.0 if prefill else demand.osl
     if not pool.points:
         return Refusal(f"no {pool.role} worker was measured")
-    timed = [(key, time) for key, curve in _curves(pool) if (time := _at(curve, tokens)) is not None]
+    timed = [(key[0], *found) for key, curve in _curves(pool) if (found := _at(curve, tokens)) is not None]
     if not timed:
         low, high = min(p.tokens for p in pool.points), max(p.tokens for p in pool.points)
         return Refusal(f"{pool.role} was measured at {low:g} to {high:g} tokens, and {tokens:g} are asked for")
-    kept = [(key, time) for key, time in timed if time <= limit]
+    kept = [(gpus, time, batch) for gpus, time, batch in timed if time <= limit]
     if not kept:
-        fastest = min(time for _, time in timed)
+        fastest = min(time for _, time, _ in timed)
         name = "TTFT" if prefill else "TPOT"
         return Refusal(f"the shortest {name} at {tokens:g} tokens is {fastest:.4g} ms, and {limit:g} ms is the limit")
-    engines = [Engine(pool.role, gpus, batch, time, batch / (answers * (time / MILLI))) for (gpus, batch), time in kept]
+    engines = [Engine(pool.role, gpus, batch, time, batch / (answers * (time / MILLI))) for gpus, time, batch in kept]
     return max(engines, key=lambda engine: engine.requests_per_s / engine.gpus)
 
 
-def _curves(pool: Pool) -> list[tuple[tuple[int, int], dict[float, float]]]:
-    """Time by tokens, for each number of GPUs and batch; of what was measured twice the slower counts."""
-    curves: dict[tuple[int, int], dict[float, float]] = {}
-    for point in sorted(pool.points, key=lambda point: (point.gpus, point.batch, point.tokens, point.time_ms)):
-        curves.setdefault((point.gpus, point.batch), {})[point.tokens] = point.time_ms
+Curve = dict[float, tuple[float, float]]
+"""Time and batch by tokens."""
+
+
+def _curves(pool: Pool) -> list[tuple[tuple[int, str], Curve]]:
+    """By GPUs and name; of what was measured twice the slower counts."""
+    curves: dict[tuple[int, str], Curve] = {}
+    for point in sorted(pool.points, key=lambda point: (point.gpus, point.curve, point.tokens, point.time_ms)):
+        curves.setdefault((point.gpus, point.curve), {})[point.tokens] = (point.time_ms, point.batch)
     return list(curves.items())
 
 
-def _at(curve: Mapping[float, float], tokens: float) -> float | None:
+def _at(curve: Curve, tokens: float) -> tuple[float, float] | None:
     """Between neighbours; None outside of what was measured."""
     low = max((at for at in curve if at <= tokens), default=None)
     high = min((at for at in curve if at >= tokens), default=None)
@@ -99,4 +104,6 @@ def _at(curve: Mapping[float, float], tokens: float) -> float | None:
         return None
     if low == high:
         return curve[low]
-    return curve[low] + (curve[high] - curve[low]) * (tokens - low) / (high - low)
+    (time, batch), (later, fuller) = curve[low], curve[high]
+    way = (tokens - low) / (high - low)
+    return time + (later - time) * way, batch + (fuller - batch) * way

@@ -13,6 +13,9 @@ from dynamoc.launcher.results.per_gpu import tokens_per_s_per_gpu, tokens_per_s_
 from dynamoc.launcher.results.row import Row
 from dynamoc.launcher.results.verdict import Standing
 
+ROLE = "role"
+"""The label of rows that measured one pool alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -41,7 +44,10 @@ def workload_of(point: Measured) -> str:
     row = point.rows[0]
     isl, osl = row.isl_asked or round(row.isl), row.osl_asked or round(row.osl)
     shared = f", {point.shared_prefix:.0%} shared" if point.shared_prefix else ""
-    return f"{row.model}, {isl} in, {osl} out" + shared + (", simulated" if point.simulated else "")
+    alone = f", {row.labels[ROLE]} alone" if ROLE in row.labels else ""
+    return (
+        f"{row.model or 'a model'}, {isl} in, {osl} out" + alone + shared + (", simulated" if point.simulated else "")
+    )
 
 
 def places(points: Sequence[Measured], *, per_gpu: bool) -> Mapping[str, Place]:

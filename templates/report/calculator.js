@@ -54,7 +54,7 @@ const calculator = (() => {
     const { prefill, decode } = plan;
     const served = plan.served_per_s < demand.requests_per_s ? `; the budget leaves ${charts.shown(plan.served_per_s)} of ${demand.requests_per_s} requests/s` : "";
     const money = Number.isFinite(price) ? `, $${charts.shown(plan.gpus * price)}/h` : "";
-    const side = (name, pool) => [name, pool.workers, pool.engine.gpus, pool.engine.batch, `${charts.shown(pool.engine.time_ms)} ms`, charts.shown(pool.engine.requests_per_s), percent(pool.utilisation)];
+    const side = (name, pool) => [name, pool.workers, pool.engine.gpus, charts.shown(pool.engine.batch), `${charts.shown(pool.engine.time_ms)} ms`, charts.shown(pool.engine.requests_per_s), percent(pool.utilisation)];
     return [
       words(`Pools: ${prefill.workers}P${decode.workers}D on ${plan.gpus} GPUs${money}, ${charts.shown(plan.gpu_hours_per_1k)} GPU-h per 1k requests; ${plan.binding} binds${served}.`),
       table(["pool", "workers", "GPUs each", "batch", "TTFT or TPOT", "requests/s each", "utilisation"], [side("prefill", prefill), side("decode", decode)]),

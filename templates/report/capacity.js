@@ -8,24 +8,30 @@ const capacity = (() => {
   const hoursPer1k = (gpus, perSecond) => (perSecond > 0 ? (gpus * 1e3) / perSecond / SECONDS_AN_HOUR : Infinity);
 
   function curves(points) {
+    const byName = (a, b) => (a.curve < b.curve ? -1 : Number(a.curve > b.curve));
     const ordered = [...points].sort(
-      (a, b) => a.gpus - b.gpus || a.batch - b.batch || a.tokens - b.tokens || a.time_ms - b.time_ms,
+      (a, b) => a.gpus - b.gpus || byName(a, b) || a.tokens - b.tokens || a.time_ms - b.time_ms,
     );
     const found = new Map();
     for (const point of ordered) {
-      const key = `${point.gpus}/${point.batch}`;
-      if (!found.has(key)) found.set(key, { gpus: point.gpus, batch: point.batch, times: new Map() });
-      found.get(key).times.set(point.tokens, point.time_ms);
+      const key = `${point.gpus}/${point.curve}`;
+      if (!found.has(key)) found.set(key, { gpus: point.gpus, at: new Map() });
+      found.get(key).at.set(point.tokens, point);
     }
     return [...found.values()];
   }
 
-  function timeAt(times, tokens) {
-    const low = Math.max(...[...times.keys()].filter((at) => at <= tokens));
-    const high = Math.min(...[...times.keys()].filter((at) => at >= tokens));
+  function between(curve, tokens) {
+    const low = Math.max(...[...curve.keys()].filter((at) => at <= tokens));
+    const high = Math.min(...[...curve.keys()].filter((at) => at >= tokens));
     if (low === -Infinity || high === Infinity) return null;
-    if (low === high) return times.get(low);
-    return times.get(low) + ((times.get(high) - times.get(low)) * (tokens - low)) / (high - low);
+    const [first, second] = [curve.get(low), curve.get(high)];
+    if (low === high) return { time_ms: first.time_ms, batch: first.batch };
+    const way = (tokens - low) / (high - low);
+    return {
+      time_ms: first.time_ms + (second.time_ms - first.time_ms) * way,
+      batch: first.batch + (second.batch - first.batch) * way,
+    };
   }
 
   function bestEngine(pool, demand) {
@@ -35,8 +41,9 @@ const capacity = (() => {
     const answers = prefill ? 1 : demand.osl;
     if (!pool.points.length) return { reason: `no ${pool.role} worker was measured` };
     const timed = curves(pool.points)
-      .map(({ gpus, batch, times }) => ({ gpus, batch, time_ms: timeAt(times, tokens) }))
-      .filter((engine) => engine.time_ms !== null);
+      .map(({ gpus, at }) => ({ gpus, found: between(at, tokens) }))
+      .filter(({ found }) => found !== null)
+      .map(({ gpus, found }) => ({ gpus, ...found }));
     if (!timed.length) {
       const all = pool.points.map((point) => point.tokens);
       const range = `${Math.min(...all)} to ${Math.max(...all)} tokens`;

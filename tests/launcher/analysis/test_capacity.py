@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -25,9 +26,10 @@ def random_pool(draw: random.Random, role: str) -> Pool:
     points = tuple(
         PoolPoint(
             gpus=draw.choice((1, 2, 4)),
-            batch=draw.choice((1, 4, 16)),
+            curve=draw.choice("abc"),
             tokens=float(draw.choice((128, 1000, 4000))),
             time_ms=draw.uniform(1, 100),
+            batch=draw.choice((0.25, 1, 4, 16)),
         )
         for _ in range(draw.randrange(14))
     )
@@ -55,22 +57,18 @@ def brute_engine(pool: Pool, demand: Demand) -> tuple[float, int] | None:
     at = demand.isl if prefill else demand.isl + demand.osl / 2
     limit = demand.ttft_ms if prefill else demand.tpot_ms
     found = []
-    for gpus, batch in {(p.gpus, p.batch) for p in pool.points}:
-        curve: dict[float, float] = {}
-        for point in pool.points:
-            if (point.gpus, point.batch) == (gpus, batch):
-                curve.setdefault(point.tokens, 0.0)
-        lengths = sorted(curve)
-        for low in lengths:
-            highs = [high for high in lengths if high > low]
-            times = {
-                n: [p.time_ms for p in pool.points if (p.gpus, p.batch, p.tokens) == (gpus, batch, n)] for n in lengths
-            }
-            if low == at:
-                found.append((gpus, batch, max(times[low])))
-            elif highs and low < at < highs[0]:
-                weight = (at - low) / (highs[0] - low)
-                found.append((gpus, batch, max(times[low]) * (1 - weight) + max(times[highs[0]]) * weight))
+    for gpus, curve in {(p.gpus, p.curve) for p in pool.points}:
+        mine = [p for p in pool.points if (p.gpus, p.curve) == (gpus, curve)]
+        slowest = {p.tokens: max((q for q in mine if q.tokens == p.tokens), key=lambda q: q.time_ms) for p in mine}
+        lengths = sorted(slowest)
+        found += [(gpus, slowest[n].batch, slowest[n].time_ms) for n in lengths if n == at]
+        for low, high in itertools.pairwise(lengths):
+            if low < at < high:
+                weight = (at - low) / (high - low)
+                a, b = slowest[low], slowest[high]
+                found.append(
+                    (gpus, a.batch * (1 - weight) + b.batch * weight, a.time_ms * (1 - weight) + b.time_ms * weight)
+                )
     rates = [
         (batch * 1000 / time / (1 if prefill else demand.osl) / gpus, gpus)
         for gpus, batch, time in found
@@ -131,7 +129,9 @@ def test_a_budget_holds_and_wastes_less_than_a_worker(
 
 
 def points(*triples: tuple[float, float, int]) -> tuple[PoolPoint, ...]:
-    return tuple(PoolPoint(gpus=1, batch=batch, tokens=tokens, time_ms=time) for tokens, time, batch in triples)
+    return tuple(
+        PoolPoint(gpus=1, curve=f"{batch}", tokens=tokens, time_ms=time, batch=batch) for tokens, time, batch in triples
+    )
 
 
 DEMAND = Demand(requests_per_s=10, isl=1000, osl=100, ttft_ms=500, tpot_ms=50)

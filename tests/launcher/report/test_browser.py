@@ -24,7 +24,7 @@ def sample_view() -> View:
 
     results = samples()
     view = make_view(results, results.limits, 2.5, Path("/reports"))
-    pools = {"prefill": (PoolPoint(1, 1, 1024.0, 100.0),), "decode": (PoolPoint(1, 8, 1088.0, 40.0),)}
+    pools = {"prefill": (PoolPoint(1, "1", 1024.0, 100.0, 1.0),), "decode": (PoolPoint(1, "8", 1088.0, 40.0, 8.0),)}
     return msgspec.structs.replace(view, **pools)
 
 

@@ -150,3 +150,16 @@ def test_frontiers_equal_all_pairs_of_valid_points(seed: int) -> None:
     }
 
     assert {point.id for point in view.points if point.front and ", 8 in" in point.workload} == expected
+
+
+def test_pools_measured_apart_feed_the_calculator_and_no_frontier_of_others() -> None:
+    """An engine of 4 GPUs that takes 226 ms for 4,000 tokens, and one of 4 that decodes 32 at once."""
+    asked = {"isl_asked": 4000, "isl": 4000.0, "osl_asked": 500, "osl": 500.0}
+    first = {"ttft_ms": spread(226.0), "requests_per_s": 1 / 0.226, "concurrency": 1}
+    prefill = row("p", labels={"role": "prefill"}, **asked, **first)
+    decode = row("d", labels={"role": "decode"}, **asked, tpot_ms=spread(20.0), output_tokens_per_s=1600.0)
+    view = view_of(Results("p", (Measured("p", "p", (prefill,)), Measured("d", "d", (decode,)))), "ttft_ms@p95 <= 500")
+
+    assert (view.prefill[0].tokens, view.prefill[0].batch, view.prefill[0].gpus) == (4000, pytest.approx(1), 4)
+    assert (view.decode[0].tokens, view.decode[0].batch, view.decode[0].time_ms) == (4250, pytest.approx(32), 20)
+    assert all("alone" in workload for workload in view.workloads)
