@@ -179,9 +179,11 @@ def _role(worker: PlacedWorker) -> list[Word]:
         return words
     if "kv_transfer" not in facts:
         connector = CONNECTORS.get(worker.transport or "", CONNECTORS["nixl"])
-        words += ["--kv-transfer-config", json.dumps({"kv_connector": connector, "kv_role": "kv_both"})]
-    told = {"disaggregation", "prefill_worker", "decode_worker"} & set(facts)
-    if worker.options.entrypoint == "dynamo" and not told:
+        told = {"kv_connector": connector, "kv_role": "kv_both"}
+        told |= {"kv_buffer_device": "cpu"} if worker.options.device == "cpu" else {}
+        words += ["--kv-transfer-config", json.dumps(told)]
+    placed = {"disaggregation", "prefill_worker", "decode_worker"} & set(facts)
+    if worker.options.entrypoint == "dynamo" and not placed:
         words += [f"--is-{worker.role}-worker"]
     return words
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -111,18 +112,20 @@ class ServedEngine:
     # ---- one request --------------------------------------------------------------------------------------
 
     async def _serve(self, request: EngineRequest) -> None:
-        reader = self._api.reader(request)
+        reader, path, finished = self._api.reader(request), self._api.path, False
         try:
-            async for event in self._events(request):
-                answer = reader.read(event)
-                if answer is not None and self._answered(request, answer):
-                    return
-            self._answered(request, reader.end() or Answer(error="the engine ended its answer early"))
+            async with self._told(request) as body, contextlib.aclosing(self._server.events(path, body)) as events:
+                async for event in events:  # to its end, so that the connection can be used again
+                    answer = reader.read(event)
+                    finished = finished or (answer is not None and self._answered(request, answer))
+            if not finished:
+                self._answered(request, reader.end() or Answer(error="the engine ended its answer early"))
         except ServerError as error:
-            self._out(TokenOutput(request.key, (), "error", error=str(error), retryable=error.retryable))
+            if not finished:
+                self._fail(request, str(error), retryable=error.retryable)
         except msgspec.MsgspecError as error:
-            reason = f"the engine's answer was not understood: {error}"
-            self._out(TokenOutput(request.key, (), "error", error=reason))
+            if not finished:
+                self._fail(request, f"the engine's answer was not understood: {error}", retryable=False)
 
     def _answered(self, request: EngineRequest, answer: Answer) -> bool:
         """Pass it on; whether it was the last."""
@@ -132,23 +135,21 @@ class ServedEngine:
         self._out(TokenOutput(request.key, answer.tokens, answer.finish, answer.logprobs, cached))
         return answer.finish is not None
 
-    async def _events(self, request: EngineRequest) -> AsyncIterator[bytes]:
+    @contextlib.asynccontextmanager
+    async def _told(self, request: EngineRequest) -> AsyncIterator[Body]:
+        """What to ask our server; meanwhile the server of a prefill worker may be asked too."""
         body = self._api.body(request, self._model)
         if request.source is None:
-            async for event in self._server.events(self._api.path, body):
-                yield event
+            yield body
             return
         source, room = self._sources[request.source], secrets.randbits(ROOM_BITS)
         if not self._api.handoff.at_once:
-            async for event in self._server.events(self._api.path, await self._handed(request, body, source, room)):
-                yield event
+            yield await self._handed(request, body, source, room)
             return
         asking = asyncio.create_task(source.ask(self._api, body, room))
         asking.add_done_callback(lambda asked: self._not_met(request.key, asked))
         try:
-            told = self._api.handoff.decode(body, source.endpoint, room, {})
-            async for event in self._server.events(self._api.path, told):
-                yield event
+            yield self._api.handoff.decode(body, source.endpoint, room, {})
         finally:
             asking.cancel()
 
@@ -178,6 +179,9 @@ class ServedEngine:
             self._out(TokenOutput(key, (), "error", error=str(error), retryable=True))
 
     # ---- what happens -------------------------------------------------------------------------------------
+
+    def _fail(self, request: EngineRequest, reason: str, *, retryable: bool) -> None:
+        self._out(TokenOutput(request.key, (), "error", error=reason, retryable=retryable))
 
     def _out(self, output: TokenOutput) -> None:
         self._pending().outputs.append(output)

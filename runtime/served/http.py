@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
 import msgspec
@@ -41,7 +41,7 @@ class Server:
         """Drop every connection."""
         await self._session.close()
 
-    async def events(self, path: str, body: Mapping[str, object]) -> AsyncIterator[bytes]:
+    async def events(self, path: str, body: Mapping[str, object]) -> AsyncGenerator[bytes, None]:
         """The data of each event of a streamed answer; ServerError. The caller's deadline bounds it."""
         try:
             async with self._session.post(self._base + path, data=_encode(body)) as response:
@@ -75,7 +75,7 @@ class Server:
             raise ServerError(f"no answer at {path}: {_said(error)}") from error
 
 
-async def _data(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _data(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
     rest = b""
     async for piece in content.iter_any():
         *lines, rest = (rest + piece).split(b"\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from dynamoc.runtime.engines.protocol import EngineStats
 from dynamoc.runtime.served.api import Counted
@@ -73,7 +74,7 @@ class Watch:
                 log.warning("the engine's counters cannot be read: %s", error)
             self._complained = True
             return False
-        fields = {field: int(sums.get(name, 0)) for field, name in self._counted.fields.items()}
+        fields: dict[str, Any] = {field: int(sums.get(name, 0)) for field, name in self._counted.fields.items()}
         used = min(1.0, sums.get(self._counted.usage, 0.0))
         stats = EngineStats(active_blocks=round(used * self._total), total_blocks=self._total, **fields)
         changed, self._stats = stats != self._stats, stats

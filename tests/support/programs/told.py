@@ -1,4 +1,4 @@
-"""A small program in the place of an engine: writes down what it was told, and serves `/health` where it has a port."""
+"""A small program in the place of an engine: writes down what it was told, and says what it serves if it has a port."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
-class Health(BaseHTTPRequestHandler):
+class Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 404)
+        models = {"data": [{"id": after("--served-model-name") or "model", "max_model_len": 4096}]}
+        pages = {"/health": "", "/metrics": "", "/v1/models": json.dumps(models)}
+        self.send_response(200 if self.path in pages else 404)
         self.end_headers()
+        self.wfile.write(pages.get(self.path, "").encode())
 
     def log_message(self, *words: object) -> None:
         """Silence."""
@@ -43,7 +46,7 @@ def main() -> None:
     draft.write_text(json.dumps(told))
     draft.replace(folder / f"{name}.json")
     if (host := after("--host")) and (port := after("--port")):
-        server = ThreadingHTTPServer((host, int(port)), Health)
+        server = ThreadingHTTPServer((host, int(port)), Server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
     stopped.wait()
 
