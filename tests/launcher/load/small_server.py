@@ -33,10 +33,11 @@ class Exchange:
         self.chunk(f"data: {text}\n\n".encode())
 
     def token(self, text: str = " a") -> None:
-        self.event({"choices": [{"index": 0, "text": text, "finish_reason": None}]})
+        self.event({"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": None}]})
 
     def end(self, tokens: int) -> None:
-        self.event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": tokens}})
+        usage = {"prompt_tokens": 5, "completion_tokens": tokens}
+        self.event({"object": "text_completion", "choices": [], "usage": usage})
         self.event("[DONE]")
         self.chunk(b"")
 
