@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -58,8 +59,8 @@ class Layer(msgspec.Struct, frozen=True):
                 yield Weight("norm", hidden)
 
 
-class Geometry(msgspec.Struct, frozen=True):
-    """What the compiler knows of a model. From a card or a config.json."""
+class Geometry(msgspec.Struct, frozen=True, dict=True):
+    """What the compiler knows of a model. From a card or a config.json. Sums over all layers are made once."""
 
     layers: int
     hidden: int
@@ -106,12 +107,12 @@ class Geometry(msgspec.Struct, frozen=True):
         """Output head; nothing where it is the embedding."""
         return Weight("head", 0 if self.tied else self.vocabulary * self.hidden, Cut.VOCABULARY)
 
-    @property
+    @cached_property
     def kv_elements(self) -> float:
         """Elements of KV that one token leaves in all layers on a single rank."""
         return sum(layer.mixer.cache(1).elements for layer in self.blocks if layer.mixer is not None)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Elements of the model, without the layers that predict further tokens."""
         ends = self.embedding.elements + self.head.elements + self.hidden + self.extra
@@ -127,7 +128,7 @@ class Geometry(msgspec.Struct, frozen=True):
         """Bits of one weight of a part in an engine that computes in `dtype`."""
         return BITS[self.formats.get(part, dtype)]
 
-    @property
+    @cached_property
     def bytes_on_disk(self) -> float:
         """Size of the checkpoint, bfloat16 where no format is named."""
         weights = [self.embedding, self.head, Weight("norm", self.hidden + self.extra)]

@@ -63,8 +63,13 @@ def readings(plan: Plan) -> list[Reading]:
     return found
 
 
-def ready_timeout_s(plan: Plan, process: Process) -> float:
-    """How long a start may take: as the user says, else the allowance of the engine and a slow reading of weights."""
+def reading_nodes(plan: Plan) -> int:
+    """Nodes on which a worker reads weights."""
+    return len({process.node for process in plan.processes if _reads(process)})
+
+
+def ready_timeout_s(plan: Plan, process: Process, nodes: int) -> float:
+    """How long a start may take while `nodes` read: as the user says, else what engine and a slow reading need."""
     component = process.component
     if component.ready_timeout_s is not None or component.worker is None:
         return component.ready_timeout_s or SHORTEST_S
@@ -72,7 +77,6 @@ def ready_timeout_s(plan: Plan, process: Process) -> float:
     if geometry is None or not _reads(process):
         return max(SHORTEST_S, allowance)
     rate, total = _rates(plan, plan.cluster.nodes[process.node])
-    nodes = len({other.node for other in plan.processes if _reads(other)})
     slowest = min(rate or ASSUMED_BYTES_PER_S, total / nodes if total else rate or ASSUMED_BYTES_PER_S)
     return max(SHORTEST_S, float(round(allowance + SLACK * geometry.bytes_on_disk / slowest)))
 

@@ -6,11 +6,12 @@ from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Reporter
 from dynamoc.compiler.plan import Plan
-from dynamoc.compiler.start import ready_timeout_s
+from dynamoc.compiler.start import reading_nodes, ready_timeout_s
 
 
 def set_deadlines(plan: Plan, report: Reporter) -> Plan:
     """The agent kills what is not ready by then, and starts it again."""
     del report
-    processes = tuple(replace(p, ready_timeout_s=ready_timeout_s(plan, p)) for p in plan.processes)
+    nodes = reading_nodes(plan)
+    processes = tuple(replace(p, ready_timeout_s=ready_timeout_s(plan, p, nodes)) for p in plan.processes)
     return replace(plan, processes=processes)
