@@ -6,7 +6,7 @@ MODELS ?= $(HOME)/.cache/dynamoc/models
 AIPERF ?= $(HOME)/.cache/dynamoc/aiperf
 AIPERF_VERSION := 0.13.0
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf sweep-demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -17,6 +17,9 @@ demo: $(VENV)/.runtime model ## Serve SmolLM2 from two prefill and two decode wo
 	  --ask "Why is the sky blue?" \
 	  --ask "Name three prime numbers." \
 	  --ask "What is the capital of France?"
+
+sweep-demo: $(VENV)/.runtime model ## Measure the eight points of a small campaign: a few minutes on two cores
+	@$(BIN)/dynamoc sweep examples/campaigns/demo.yaml
 
 test: $(VENV)/.dev model ## Set everything up and pass the tests
 	@$(BIN)/python -m pytest

@@ -56,20 +56,23 @@ def open_campaign(path: Path, findings: Findings) -> Opened:
         cluster=cluster,
         target=load_target(planned_for),
         gpus=gpus_of_the_job if planned_for == "slurm" else gpus_working,
-        models=partial(_models, cluster.model_root),
+        models=partial(_models, cluster),
         traces=_digests(spec),
     )
     texts = {"campaign.yaml": source.text, "base.yaml": base.text}
-    return Opened(expand(spec, inputs, report), cluster, texts)
+    campaign = expand(spec, inputs, report)
+    if target == "local" and campaign.at_once > 1 and any(deployment.gpus for deployment in campaign.deployments):
+        raise click.UsageError("deployments on this machine would share its GPUs: leave `budget.at_once` out")
+    return Opened(campaign, cluster, texts)
 
 
 def models_of(cluster: Cluster) -> Callable[[Source], ModelLibrary]:
     """What reads the facts of a spec's model, as it was read when the campaign was expanded."""
-    return partial(_models, cluster.model_root)
+    return partial(_models, cluster)
 
 
-def _models(model_root: str, source: Source) -> ModelLibrary:
-    return model_library(source, model_root)
+def _models(cluster: Cluster, source: Source) -> ModelLibrary:
+    return model_library(source, cluster.model_root, cluster.site.get("models", {}))
 
 
 def _with_traces(spec: CampaignSpec, folder: Path) -> CampaignSpec:
