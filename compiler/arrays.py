@@ -1,4 +1,7 @@
-"""Independent points of a campaign as Slurm job arrays: one submission, each task runs the job of its point."""
+"""Independent points of a campaign as Slurm job arrays: one submission, each task runs the job of its point.
+
+An array is a folder to submit, as that of a single job is: `emitted/job.sbatch`, and the folders of its points.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from dynamoc.compiler.array_plan import FILE, ArrayPlan
 from dynamoc.compiler.artifacts import Artifact
 from dynamoc.compiler.directives import Directive, components, spelled
 from dynamoc.compiler.plan import Plan
@@ -18,16 +22,18 @@ OF_A_POINT = frozenset({"job-name", "output", "time"})
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A compiled point; `folder` holds its artifacts, relative to the folder that is submitted from."""
+    """A compiled point; `folder` holds its artifacts, relative to that of its array."""
 
     folder: PurePosixPath
     plan: Plan
 
 
 class Array(msgspec.Struct, frozen=True):
-    """One array job; task k is point k."""
+    """One array job; task k is point k. `folder` is what is submitted."""
 
+    folder: PurePosixPath
     script: Artifact
+    listing: Artifact
     points: tuple[Point, ...]
 
 
@@ -51,15 +57,19 @@ def arrays_of(name: str, points: Sequence[Point], at_once: int) -> Arrays:
             alone.append(point)
         else:
             alike.setdefault(tuple(d for d in first if d.option not in OF_A_POINT), []).append(point)
-    names = (f"array-{number}.sbatch" for number in range(len(alike)))
-    made = (
-        Array(_script(file, name, group, at_once), tuple(group))
-        for file, group in zip(names, alike.values(), strict=True)
-    )
+    made = (_array(number, name, group, at_once) for number, group in enumerate(alike.values()))
     return Arrays(tuple(made), tuple(alone))
 
 
-def _script(file: str, name: str, points: Sequence[Point], at_once: int) -> Artifact:
+def _array(number: int, name: str, points: Sequence[Point], at_once: int) -> Array:
+    folder = PurePosixPath(f"array-{number}")
+    plan = ArrayPlan(name=f"{name}-{number}", points=tuple(str(point.folder) for point in points))
+    listing = msgspec.json.format(msgspec.json.encode(plan), indent=2).decode() + "\n"
+    script = _script(folder / "emitted/job.sbatch", name, points, at_once)
+    return Array(folder, script, Artifact(folder / FILE, listing), tuple(points))
+
+
+def _script(path: PurePosixPath, name: str, points: Sequence[Point], at_once: int) -> Artifact:
     asked = [d for point in points for d in components(point.plan)[0] if d.option == "time"]
     longest = max(points, key=lambda point: point.plan.graph.time_limit_s or 0)
     own = {
@@ -74,4 +84,4 @@ def _script(file: str, name: str, points: Sequence[Point], at_once: int) -> Arti
         "directives": spelled([said[0], tasks, *said[1:]]),
         "folders": [str(point.folder) for point in points],
     }
-    return Artifact(PurePosixPath("emitted") / file, render("slurm/array.sbatch.j2", **values), EXECUTABLE)
+    return Artifact(path, render("slurm/array.sbatch.j2", **values), EXECUTABLE)

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from dynamoc.compiler.artifacts import Artifacts, write
+from dynamoc.compiler.array_plan import FILE as ARRAY
+from dynamoc.compiler.array_plan import ArrayPlan
+from dynamoc.compiler.artifacts import Artifact, Artifacts, write
 from dynamoc.runtime.agent.record import RunStatus, node_file, read_status
 from dynamoc.runtime.manifest import Manifest, ManifestError, decode_manifest, read_manifest
 
 KEY_BYTES = 32
+PLAN = "plan.json"
 
 
 class RunFolderError(Exception):
@@ -25,7 +28,7 @@ class RunFolderError(Exception):
 def create_run(runs_dir: Path, artifacts: Artifacts, *, with_key: bool = True) -> Path:
     """A new folder `<name>-<utc>-<id>` with the artifacts; `latest` points at it. A job brings a key of its own."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = next(decode_manifest(artifact.text).name for artifact in artifacts if str(artifact.path) == "plan.json")
+    name = next(filter(None, map(_name_in, artifacts)))
     folder = runs_dir.resolve() / f"{name}-{stamp}-{secrets.token_hex(3)}"
     make_run(folder, artifacts, with_key=with_key)
     try:
@@ -33,6 +36,12 @@ def create_run(runs_dir: Path, artifacts: Artifacts, *, with_key: bool = True) -
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}") from error
     return folder
+
+
+def _name_in(artifact: Artifact) -> str | None:
+    if str(artifact.path) == ARRAY:
+        return msgspec.json.decode(artifact.text, type=ArrayPlan).name
+    return decode_manifest(artifact.text).name if str(artifact.path) == PLAN else None
 
 
 def make_run(folder: Path, artifacts: Artifacts, *, with_key: bool) -> None:
@@ -64,9 +73,9 @@ def _point(link: Path, target: str) -> None:
 def find_run(runs_dir: Path, run: str | None) -> Path:
     """The folder of a run: a path, a name below `runs_dir` or the only one that starts so; `latest` by default."""
     for folder in (runs_dir / (run or "latest"), Path(run or "")):
-        if (folder / "plan.json").is_file():
+        if _is_run(folder):
             return folder.resolve()
-    found = sorted(path.parent for path in runs_dir.glob(f"{glob.escape(run or '')}*/plan.json"))
+    found = sorted(path for path in runs_dir.glob(f"{glob.escape(run or '')}*") if _is_run(path))
     if run and len(found) == 1:
         return found[0].resolve()
     if run and found:
@@ -74,6 +83,10 @@ def find_run(runs_dir: Path, run: str | None) -> Path:
     raise RunFolderError(
         f"no run `{run}` in {runs_dir}" if run else f"no run in {runs_dir}; start one with `dynamoc up`"
     )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / PLAN).is_file() or (folder / ARRAY).is_file()
 
 
 def manifest_of(folder: Path) -> Manifest:

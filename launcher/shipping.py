@@ -63,12 +63,6 @@ def shipment_for(site: Mapping[str, Any]) -> Shipment | None:
     return pack(() if folder is None else wheels_in(Path(folder).expanduser(), interpreter_of(site)))
 
 
-def shipment_in(folder: Path) -> Shipment | None:
-    """What was packed into a compiled folder."""
-    path = folder / ARCHIVE
-    return Shipment(path.read_bytes()) if path.is_file() else None
-
-
 def pack(wheels: Sequence[Path]) -> Shipment:
     """This package and some wheels, as one tree to import from; ShippingError."""
     files: dict[str, tuple[bytes, int]] = {}

@@ -36,9 +36,15 @@ def _end(folder: Path, job: str, now: bool) -> int:
     """0 when the job is over."""
     from dynamoc.launcher.runs import manifest_of
     from dynamoc.launcher.slurm import tools
+    from dynamoc.launcher.slurm.arrays import array_of, end_array
     from dynamoc.launcher.slurm.following import wait_over
     from dynamoc.launcher.slurm.states import Phase
 
+    array = array_of(folder)
+    if array is not None:
+        over = end_array(folder, job, array, now=now, margin_s=MARGIN_S)
+        click.echo(f"array {job} is {'over' if over else 'still ending'}")
+        return 0 if over else 1
     found = tools.look(job)
     if found is not None and found.phase is Phase.RUNNING and not now:
         click.echo(f"job {job} drains")

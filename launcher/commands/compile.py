@@ -41,7 +41,10 @@ BESIDE = "lock.yaml"
 )
 @FORMAT
 def command(spec: Path, cluster: Path | None, target_name: str, output: Path, locked: str | None, form: str) -> None:
-    """Prove SPEC and write its artifacts; the same input gives the same bytes."""
+    """Prove SPEC and write its artifacts; the same input gives the same bytes.
+
+    A campaign becomes a folder of Slurm arrays, one for points that ask for the same.
+    """
     from dynamoc.compiler.artifacts import write
     from dynamoc.compiler.lock import lock_in, unpinned_images
     from dynamoc.compiler.pipeline import build_plan, emit
@@ -49,6 +52,10 @@ def command(spec: Path, cluster: Path | None, target_name: str, output: Path, lo
     target = _target(target_name)
     findings = Findings(form)
     with findings.shown():
+        if is_campaign(spec, findings):
+            _refuse_options({"--cluster": cluster, "--locked": locked})
+            _write_campaign(spec, target.name, output, findings)
+            return
         before = None if locked is None else read_lock_file(Path(locked or output / BESIDE))
         inputs = read_inputs(spec, cluster, findings)
         plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models, target)
@@ -66,6 +73,46 @@ def command(spec: Path, cluster: Path | None, target_name: str, output: Path, lo
         raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
     for artifact in artifacts:
         click.echo(output / artifact.path)
+
+
+def _refuse_options(given: Mapping[str, object]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise click.UsageError(f"`{option}` goes with a spec; a campaign names its cluster, and has no lock")
+
+
+def is_campaign(path: Path, findings: Findings) -> bool:
+    """Whether a file is one, and no spec."""
+    from dynamoc.launcher.reading import read_file
+
+    data = read_file(path, findings).data
+    return isinstance(data, dict) and "campaign" in data
+
+
+def _write_campaign(path: Path, target: str, output: Path, findings: Findings) -> None:
+    from dynamoc.compiler.artifacts import write
+    from dynamoc.launcher.campaign.folder import TARGET, FolderError, campaign_artifacts
+    from dynamoc.launcher.campaign.opening import open_campaign
+
+    if target != TARGET:
+        raise click.UsageError(f"a campaign is compiled with `--target {TARGET}`; `dynamoc sweep` runs it on others")
+    opened = open_campaign(path, findings)
+    findings.show(opened.campaign.warnings)
+    try:
+        artifacts = campaign_artifacts(opened)
+        shipment = packed(opened.cluster.site, TARGET)
+        write(artifacts, output)
+        for job in sorted({artifact.path.parent for artifact in artifacts if artifact.path.name == "plan.json"}):
+            if shipment is not None:
+                write((shipment.artifact,), output / job)
+                shipment.write(output / job)
+            click.echo(output / job)
+    except FolderError as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
+    for folder in sorted({artifact.path.parts[0] for artifact in artifacts}):
+        click.echo(output / folder)
 
 
 def read_lock_file(path: Path) -> Lock:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from dynamoc.compiler.array_plan import ArrayPlan
     from dynamoc.launcher.health_record import Health
     from dynamoc.launcher.slurm.tools import Job
     from dynamoc.runtime.agent.record import RunStatus
@@ -24,10 +25,14 @@ def command(run: str | None, runs_dir: Path, form: str) -> None:
     """Show the state of RUN: a folder, a name or its beginning; the latest by default."""
     from dynamoc.launcher.health_record import read_health
     from dynamoc.launcher.runs import RunFolderError, find_run, has_agent, manifest_of, statuses_of
+    from dynamoc.launcher.slurm.arrays import array_of
     from dynamoc.launcher.slurm.receipts import ReceiptsError
 
     try:
         folder = find_run(runs_dir, run)
+        array = array_of(folder)
+        if array is not None:
+            sys.exit(_show_array(folder, array, form))
         statuses = statuses_of(folder, manifest_of(folder))
         health = read_health(folder)
         job = _job(folder)
@@ -44,6 +49,27 @@ def command(run: str | None, runs_dir: Path, form: str) -> None:
             click.echo(f"health: {health}")
     failed = job is not None and job.phase == "failed"
     sys.exit(1 if lost or failed or any(status.state == "failed" for status in statuses.values()) else 0)
+
+
+def _show_array(folder: Path, array: ArrayPlan, form: str) -> int:
+    """A line a point, or all of it as JSON; 1 if a task failed, or Slurm does not say."""
+    import msgspec
+
+    from dynamoc.launcher.slurm.arrays import lines_of
+    from dynamoc.launcher.slurm.submission import job_of
+    from dynamoc.launcher.slurm.tools import SlurmError, look_tasks
+
+    try:
+        job = job_of(folder)
+        tasks = () if job is None else look_tasks(job)
+    except SlurmError as error:
+        raise click.ClickException(f"what Slurm has of this run is not known: {error}") from error
+    if form == "json":
+        found = [{**msgspec.to_builtins(task), "phase": task.job.phase} for task in tasks]
+        click.echo(msgspec.json.encode({"folder": str(folder), "points": array.points, "tasks": found}))
+    else:
+        click.echo("\n".join([str(folder), *lines_of(folder, array, tasks)]))
+    return 1 if any(task.job.phase == "failed" for task in tasks) else 0
 
 
 def _job(folder: Path) -> Job | None:

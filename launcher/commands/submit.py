@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,8 @@ import click
 from dynamoc.launcher.reading import CLUSTER, Findings, read_inputs
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dynamoc.compiler.artifacts import Artifacts
     from dynamoc.launcher.shipping import Shipment
 
@@ -44,58 +47,91 @@ def command(
     serve: bool,
     runs_dir: Path,
 ) -> None:
-    """Submit WHAT: a spec, a folder that `compile --target slurm` wrote, or a run folder (never a second time)."""
+    """Submit WHAT: a spec, a folder that `compile --target slurm` wrote, or a run folder (never a second time).
+
+    The folder of a campaign is as many runs as it has arrays.
+    """
     from rich.console import Console
 
     from dynamoc.launcher.load.point import LoadError
     from dynamoc.launcher.runs import RunFolderError
-    from dynamoc.launcher.slurm.following import follow as follow_job
-    from dynamoc.launcher.slurm.receipts import Receipts, ReceiptsError
-    from dynamoc.launcher.slurm.submission import job_of, submit, write_questions
+    from dynamoc.launcher.slurm.receipts import ReceiptsError
     from dynamoc.launcher.slurm.tools import SlurmError
 
     console = Console(highlight=False, soft_wrap=True)
-    folder: Path | None = None
+    folders: list[Path] = []
     try:
-        folder = _run_folder(what, cluster, runs_dir, serve=serve)
-        console.print(f"run folder: {folder}", markup=False)
-        if (questions or retries) and job_of(folder) is not None:
-            raise click.UsageError(f"{folder} was submitted already; `--ask` and `--retry` go with a new run")
-        if questions:
-            write_questions(folder, questions, max_tokens)
-        job = submit(folder, retries)
-        for receipt in Receipts(folder).read():
-            if receipt.what == "without":
-                console.print(f"without {receipt.comment}: {receipt.reason}", markup=False)
-        console.print(f"job: {job}")
-        sys.exit(follow_job(folder, job, console) if follow else 0)
+        for folder in _run_folders(what, cluster, runs_dir, serve=serve):
+            folders.append(folder)
+            console.print(f"run folder: {folder}", markup=False)
+            _submit(folder, questions, max_tokens, retries, console)
+        sys.exit(max(_follow(folder, console) for folder in folders) if follow else 0)
     except (RunFolderError, ReceiptsError, SlurmError, LoadError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        goes_on = f"the job goes on; `dynamoc cancel {folder}` ends it"
-        console.print("\n" + (goes_on if folder is not None else "nothing was submitted"), markup=False)
+        left = [f"the job goes on; `dynamoc cancel {folder}` ends it" for folder in folders]
+        console.print("\n" + ("\n".join(left) or "nothing was submitted"), markup=False)
         sys.exit(STOPPED_FOLLOWING)
 
 
-def _run_folder(what: Path, cluster: Path | None, runs_dir: Path, *, serve: bool) -> Path:
-    """A run folder as it is; for a spec or a compiled folder, a new one, without its load if it is only to serve."""
+def _submit(folder: Path, questions: tuple[str, ...], max_tokens: int, retries: int, console: Console) -> None:
+    """The job of a run folder, once."""
+    from dynamoc.launcher.slurm.arrays import array_of
+    from dynamoc.launcher.slurm.receipts import Receipts
+    from dynamoc.launcher.slurm.submission import job_of, submit, write_questions
+
+    if questions or retries:
+        if array_of(folder) is not None:
+            raise click.UsageError("`--ask` and `--retry` go with a single job; tasks of an array make their loads")
+        if job_of(folder) is not None:
+            raise click.UsageError(f"{folder} was submitted already; `--ask` and `--retry` go with a new run")
+    if questions:
+        write_questions(folder, questions, max_tokens)
+    job = submit(folder, retries)
+    for receipt in Receipts(folder).read():
+        if receipt.what == "without":
+            console.print(f"without {receipt.comment}: {receipt.reason}", markup=False)
+    console.print(f"job: {job}")
+
+
+def _follow(folder: Path, console: Console) -> int:
+    from dynamoc.launcher.slurm.arrays import array_of, follow_array
+    from dynamoc.launcher.slurm.following import follow
+    from dynamoc.launcher.slurm.submission import job_of
+
+    job, array = job_of(folder), array_of(folder)
+    assert job is not None, "it was submitted"
+    return follow(folder, job, console) if array is None else follow_array(folder, job, array, console)
+
+
+def _run_folders(what: Path, cluster: Path | None, runs_dir: Path, *, serve: bool) -> Iterator[Path]:
+    """A run folder as it is; for a spec or compiled folders, new ones, without their load if they are only to serve."""
     from dynamoc.compiler.load_plan import FILE
     from dynamoc.launcher.runs import create_run
+    from dynamoc.launcher.slurm.submitted import jobs_in, read_job
 
     if (what / "receipts.jsonl").is_file():
         if cluster is not None or serve:
             raise click.UsageError("`--cluster` and `--serve` go with a new run; this one has its own")
-        return what.resolve()
-    artifacts, shipment = _compiled(what, cluster) if what.is_file() else _artifacts_in(what, cluster)
-    if serve:
-        artifacts = tuple(artifact for artifact in artifacts if str(artifact.path) != FILE)
-    folder = create_run(runs_dir, artifacts, with_key=False)
-    if shipment is not None:
-        shipment.write(folder)
-    return folder
+        yield what.resolve()
+        return
+    if what.is_file():
+        made = [_compiled(what, cluster)]
+    elif cluster is not None:
+        raise click.UsageError("`--cluster` goes with a spec; this folder was compiled for one")
+    else:
+        made = [read_job(job) for job in jobs_in(what)]
+    if not made:
+        raise click.UsageError(f"{what} has no job to submit: `dynamoc compile SPEC --target slurm -o {what}`")
+    for artifacts, shipments in made:
+        kept = tuple(artifact for artifact in artifacts if not (serve and artifact.path.name == FILE))
+        folder = create_run(runs_dir, kept, with_key=False)
+        for place, shipment in shipments.items():
+            shipment.write(folder / place)
+        yield folder
 
 
-def _compiled(spec: Path, cluster: Path | None) -> tuple[Artifacts, Shipment | None]:
+def _compiled(spec: Path, cluster: Path | None) -> tuple[Artifacts, Mapping[PurePosixPath, Shipment]]:
     from dynamoc.compiler.pipeline import build_plan, emit
     from dynamoc.compiler.target import load_target
     from dynamoc.launcher.commands.compile import packed
@@ -113,25 +149,6 @@ def _compiled(spec: Path, cluster: Path | None) -> tuple[Artifacts, Shipment | N
     findings.show(warnings)
     shipment = packed(inputs.cluster.site, target.name)
     if shipment is None:
-        return emit(inputs.source, plan, target, inputs.models), None
-    return (*emit(inputs.source, plan, target, inputs.models, shipment.locked), shipment.artifact), shipment
-
-
-def _artifacts_in(folder: Path, cluster: Path | None) -> tuple[Artifacts, Shipment | None]:
-    """What `compile` wrote there."""
-    from pathlib import PurePosixPath
-
-    from dynamoc.compiler.artifacts import Artifact
-    from dynamoc.launcher.shipping import ARCHIVE, shipment_in
-    from dynamoc.launcher.slurm.submission import SCRIPT
-
-    if cluster is not None:
-        raise click.UsageError("`--cluster` goes with a spec; this folder was compiled for one")
-    for needed in (SCRIPT, "plan.json"):
-        if not (folder / needed).is_file():
-            raise click.UsageError(f"{folder} has no {needed}: `dynamoc compile SPEC --target slurm -o {folder}`")
-    files = sorted(path for path in (*folder.iterdir(), *(folder / SCRIPT).parent.iterdir()) if path.is_file())
-    names = {path: PurePosixPath(path.relative_to(folder)) for path in files if not path.name.startswith(".")}
-    texts = {path: name for path, name in names.items() if name != ARCHIVE}
-    artifacts = tuple(Artifact(name, path.read_text(), path.stat().st_mode & 0o777) for path, name in texts.items())
-    return artifacts, shipment_in(folder)
+        return emit(inputs.source, plan, target, inputs.models), {}
+    artifacts = emit(inputs.source, plan, target, inputs.models, shipment.locked)
+    return (*artifacts, shipment.artifact), {PurePosixPath(): shipment}

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ _UNREACHABLE = re.compile(
 _GONE = re.compile(r"down|drain|fail|unknown|\*", re.IGNORECASE)
 _SAID_BY = re.compile(r"^[a-z]+: (error|fatal): ")
 NO_SUCH_JOB = "Invalid job id"
+OF_A_TASK = "_"
+"""Between the id of an array and the number of a task."""
 OF_THE_FIRST = "+0"
 """Behind the id of a heterogeneous job's first component, which is the id of the job."""
 
@@ -59,6 +61,14 @@ class Job:
         return f"{words}: {said}" if said else words
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Tasks of an array that Slurm speaks of as one: those that wait are together until they start."""
+
+    numbers: tuple[int, ...]
+    job: Job
+
+
 def check(folder: Path, words: Sequence[str]) -> str:
     """When the job could start, by `sbatch --test-only`; RefusedError with Slurm's reason."""
     return _call(["sbatch", "--test-only", *words], folder).stderr.strip().removeprefix("sbatch: ")
@@ -78,7 +88,7 @@ def find(comment: str) -> tuple[str, ...]:
     user = str(os.getuid())
     lines = _call(["squeue", "--noheader", f"--user={user}", "--states=all", "--format=%i|%k"]).stdout.splitlines()
     found = (line.strip().partition("|") for line in lines)
-    leading = (job.removesuffix(OF_THE_FIRST) for job, _, said in found if said == comment)
+    leading = (job.removesuffix(OF_THE_FIRST).partition(OF_A_TASK)[0] for job, _, said in found if said == comment)
     return tuple(dict.fromkeys(job for job in leading if job.isdecimal()))
 
 
@@ -90,9 +100,31 @@ def look(job: str) -> Job | None:
         if NO_SUCH_JOB not in str(error):
             raise
         return _from_accounting(job)
-    components = [dict(_FIELD.findall(line)) for line in text.splitlines() if line.strip()]
-    fields = components[0] if components else {}
+    components = _records(text)
     nodes = (component.get("NodeList", "") for component in components)
+    return _job(job, components[0] if components else {}, nodes)
+
+
+def look_tasks(job: str) -> tuple[Task, ...]:
+    """The tasks of an array, from the controller; none where it does not know the array any more."""
+    try:
+        text = _call(["scontrol", "show", "job", "--oneliner", job]).stdout
+    except RefusedError as error:
+        if NO_SUCH_JOB not in str(error):
+            raise
+        return ()
+    records = (record for record in _records(text) if "ArrayTaskId" in record)
+    return tuple(
+        Task(_numbers(record["ArrayTaskId"]), _job(record["JobId"], record, [record.get("NodeList", "")]))
+        for record in records
+    )
+
+
+def _records(text: str) -> list[dict[str, str]]:
+    return [dict(_FIELD.findall(line)) for line in text.splitlines() if line.strip()]
+
+
+def _job(job: str, fields: Mapping[str, str], nodes: Iterable[str]) -> Job:
     return Job(
         id=job,
         state=fields.get("JobState", ""),
@@ -101,6 +133,12 @@ def look(job: str) -> Job | None:
         restarts=int(fields.get("Restarts", "0")),
         nodes=",".join(names for names in nodes if names not in ("", "(null)")),
     )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """0, 1, 2 and 5 of `0-2,5%3`."""
+    ranges = (part.partition("-") for part in text.partition("%")[0].split(","))
+    return tuple(n for low, _, high in ranges for n in range(int(low), int(high or low) + 1))
 
 
 def lost_nodes(nodes: str) -> tuple[str, ...]:
@@ -118,6 +156,11 @@ def drain(job: str) -> None:
 def cancel(job: str) -> None:
     """End the job."""
     _call(["scancel", job])
+
+
+def cancel_waiting(job: str) -> None:
+    """End what of an array has not begun."""
+    _call(["scancel", "--state=PENDING", job])
 
 
 def _from_accounting(job: str) -> Job | None:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
 import pytest
 from generators import texts
 from proving import ROOT, cards
 
+from dynamoc.compiler.array_plan import ArrayPlan
 from dynamoc.compiler.arrays import Point, arrays_of
 from dynamoc.compiler.artifacts import write
 from dynamoc.compiler.cluster_spec import read_cluster
@@ -112,6 +114,8 @@ def test_points_that_ask_for_the_same_are_one_array(tmp_path: Path) -> None:
     )
     for array in made.arrays:
         subprocess.run([SHELLCHECK, tmp_path / array.script.path], check=True, timeout=60)
+    listing = msgspec.json.decode(made.arrays[0].listing.text, type=ArrayPlan)
+    assert listing == ArrayPlan(name="sweep-0", points=("points/0 'x'", "points/1 'x'"))
 
 
 def test_a_point_without_a_limit_is_not_cut_off_by_another() -> None:
