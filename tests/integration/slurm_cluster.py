@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "support/slurm/cluster"
 WANTED = "DYNAMOC_SLURM_TESTS"
 """Set by `make slurm-test`: packages are installed, and a cluster that cannot be had is an error."""
+slow = pytest.mark.skipif(WANTED not in os.environ, reason="takes a minute: run `make slurm-test`")
+END_S = 60.0
 
 
 @dataclass
@@ -73,15 +76,49 @@ class SlurmCluster:
         logs = "".join(path.read_text() for path in self.run_folder().glob("slurm-*.log"))
         raise AssertionError(f"not ready within {limit_s} s: {self.processes()}\n{logs}")
 
+    def runs(self) -> list[Path]:
+        """Every run folder."""
+        return [path for path in (self.folder / "runs").glob("*") if not path.is_symlink()]
+
     def strays(self) -> list[str]:
-        """Living processes of the latest run."""
-        mark = f"DYNAMOC_RUN_DIR={self.run_folder()}".encode()
+        """Living processes of any run: those that agents started, and those of the job's script."""
+        marks = [f"\0{n}={run}".encode() for run in self.runs() for n in ("DYNAMOC_RUN_DIR", "SLURM_SUBMIT_DIR")]
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (path / "environ").read_bytes().split(b"\0"):
+                said = b"\0" + (path / "environ").read_bytes()
+                if any(mark in said for mark in marks):
                     found.append((path / "comm").read_text().strip())
         return found
+
+    def jobs_by_comment(self) -> dict[str, set[str]]:
+        """Jobs that Slurm has had of any run, by the comment each was submitted with; an array is one."""
+        found: dict[str, set[str]] = {}
+        names = {run.name for run in self.runs()}
+        for line in self.call("squeue", "--noheader", "--states=all", "--format=%i|%k").stdout.splitlines():
+            job, _, comment = line.strip().partition("|")
+            if comment.removeprefix("dynamoc:").partition("/")[0] in names and not re.search(r"\+[1-9]", job):
+                found.setdefault(comment, set()).add(re.split(r"[+_]", job)[0])
+        return found
+
+    def settle(self) -> None:
+        """End what is left; then nothing may live, and no job may be there twice, or without a receipt."""
+        self.call("scancel", "--user=root")
+        deadline = time.monotonic() + END_S
+        while self.call("squeue", "--noheader").stdout.strip() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        while self.strays() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not self.strays()
+        jobs = self.jobs_by_comment()
+        assert all(len(found) == 1 for found in jobs.values()), jobs
+        lines = [line for run in self.runs() for line in _lines(run / "receipts.jsonl")]
+        receipts = {line["job"] for line in lines if line["what"] == "submitted"}
+        assert {job for found in jobs.values() for job in found} == receipts
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 @contextlib.contextmanager

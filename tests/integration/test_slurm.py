@@ -50,12 +50,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def cluster(shared: SlurmCluster, tmp_path: Path) -> Iterator[SlurmCluster]:
-    """A folder of its own for every test; no job outlives it."""
-    yield SlurmCluster(shared.conf, tmp_path)
-    shared.call("scancel", "--user=root")
-    deadline = time.monotonic() + 30
-    while shared.call("squeue", "--noheader").stdout.strip() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    """A folder of its own for every test; nothing outlives it, and no job was there twice."""
+    own = SlurmCluster(shared.conf, tmp_path)
+    yield own
+    own.settle()
 
 
 def submit_echo(cluster: SlurmCluster) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pipelines import SMOLLM2
-from slurm_cluster import SCRIPT, SlurmCluster, slurm_cluster
+from slurm_cluster import SCRIPT, SlurmCluster, slow, slurm_cluster
 from test_slurm_load import CPUS, LONG, SHORT, SPEC, submit, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
@@ -29,16 +29,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def cluster(shared: SlurmCluster, tmp_path: Path) -> Iterator[SlurmCluster]:
-    """A folder of its own for every test; no job outlives it."""
-    yield SlurmCluster(shared.conf, tmp_path)
-    end_jobs(shared)
-
-
-def end_jobs(cluster: SlurmCluster) -> None:
-    cluster.call("scancel", "--user=root")
-    deadline = time.monotonic() + 30
-    while cluster.call("squeue", "--noheader").stdout.strip() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    """A folder of its own for every test; nothing outlives it, and no job was there twice."""
+    own = SlurmCluster(shared.conf, tmp_path)
+    yield own
+    own.settle()
 
 
 def wait_over(cluster: SlurmCluster, job: str, limit_s: float = 90.0) -> str:
@@ -66,6 +60,21 @@ def batch_shell(job: str) -> int:
     raise AssertionError(f"no script of job {job}")
 
 
+def duties(cluster: SlurmCluster) -> int:
+    """The process that makes the load."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if b"dynamoc.launcher.slurm.duties" in words and str(cluster.run_folder()).encode() in words:
+                return int(path.name)
+    raise AssertionError("nothing makes a load")
+
+
+def agents(cluster: SlurmCluster) -> list[int]:
+    return [json.loads(file.read_text())["agent_pid"] for file in cluster.run_folder().glob("status*.json")]
+
+
+@slow
 def test_a_worker_that_is_killed_is_started_again_and_the_load_goes_on(cluster: SlurmCluster) -> None:
     job = submit(cluster, LONG)
     wait_for(cluster, "results/c1.json")
@@ -91,6 +100,7 @@ def test_a_batch_shell_that_is_killed_takes_everything_with_it(cluster: SlurmClu
     wait_no_strays(cluster)
 
 
+@slow
 @pytest.mark.parametrize("node", [0, 1], ids=["of-the-batch-shell", "of-a-worker"])
 def test_a_slurmd_that_is_killed_ends_the_job_and_leaves_nothing(cluster: SlurmCluster, node: int) -> None:
     """Slurm needs half a minute to see it; the processes of the node are not Slurm's to end any more."""
@@ -109,6 +119,7 @@ def test_a_slurmd_that_is_killed_ends_the_job_and_leaves_nothing(cluster: SlurmC
     assert f"job {job} lost a node (NODE_FAIL)" in followed.stdout
 
 
+@slow
 def test_the_signal_before_the_time_limit_drains_a_service_well(cluster: SlurmCluster) -> None:
     job = submit(cluster, "time_limit: 1 min\n")
     state = wait_over(cluster, job)
@@ -132,6 +143,24 @@ def test_a_model_that_is_not_there_fails_soon_and_is_named(cluster: SlurmCluster
     assert not cluster.strays()
 
 
+@slow
+def test_a_job_that_cannot_drain_is_ended_at_its_limit_and_gone_on_with(cluster: SlurmCluster) -> None:
+    """Its agents are stopped, so that nothing drains; Slurm kills them at the limit."""
+    first = submit(cluster, LONG + "time_limit: 1 min\n", "--retry", "1")
+    wait_for(cluster, "results/c1.json")
+    for process in (duties(cluster), *agents(cluster)):
+        os.kill(process, signal.SIGSTOP)
+    followed = cluster.dynamoc("submit", "--follow", "runs/latest", limit_s=240)
+    made = {path.stem for path in cluster.run_folder().glob("results/*.json")}
+
+    assert followed.returncode == 0, followed.stdout
+    assert "was ended at its time limit before it had drained (TIMEOUT)" in followed.stdout
+    assert cluster.field(first, "JobState") == "TIMEOUT"
+    assert made == {"c1", "c2", "c4"}
+    assert len(cluster.jobs_by_comment()) == 2
+
+
+@slow
 def test_a_controller_that_is_away_is_waited_for(cluster: SlurmCluster) -> None:
     """The job does not need it; whoever follows the job waits; `status` shows what the run folder says."""
     submit(cluster, LONG)
@@ -183,4 +212,4 @@ def test_a_full_disk_in_the_run_folder_ends_the_job(small_disk: Path) -> None:
         assert status.returncode == 1
         assert "Traceback" not in status.stderr
         assert json.loads((cluster.run_folder() / "plan.json").read_text())["name"] == "mock"
-        end_jobs(cluster)
+        cluster.settle()

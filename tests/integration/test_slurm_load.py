@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pipelines import SMOLLM2
-from slurm_cluster import SlurmCluster, slurm_cluster
+from slurm_cluster import SlurmCluster, slow, slurm_cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(240)]
 SPEC = """
@@ -41,12 +41,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def cluster(shared: SlurmCluster, tmp_path: Path) -> Iterator[SlurmCluster]:
-    """A folder of its own for every test; no job outlives it."""
-    yield SlurmCluster(shared.conf, tmp_path)
-    shared.call("scancel", "--user=root")
-    deadline = time.monotonic() + 30
-    while shared.call("squeue", "--noheader").stdout.strip() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    """A folder of its own for every test; nothing outlives it, and no job was there twice."""
+    own = SlurmCluster(shared.conf, tmp_path)
+    yield own
+    own.settle()
     for node in ("node0", "node1", "node2"):
         shared.call("scontrol", "update", f"nodename={node}", "state=resume")
 
@@ -149,6 +147,7 @@ def test_a_load_that_is_told_to_stop_is_gone_on_with_by_the_next_job(cluster: Sl
     assert {p["incarnation"] for p in cluster.processes().values()} == {1}
 
 
+@slow
 def test_a_lost_node_is_left_out_by_the_next_job_and_the_number_of_jobs_is_bounded(cluster: SlurmCluster) -> None:
     first = submit(cluster, LONG, "--retry", "1")
     wait_for(cluster, "results/c1.json")
@@ -166,6 +165,7 @@ def test_a_lost_node_is_left_out_by_the_next_job_and_the_number_of_jobs_is_bound
     assert sorted(rows(cluster)) == ["c1", "c2", "c4"]
 
 
+@slow
 def test_without_leave_nothing_goes_on(cluster: SlurmCluster) -> None:
     job = submit(cluster, LONG)
     wait_for(cluster, "results/c1.json")
@@ -177,6 +177,7 @@ def test_without_leave_nothing_goes_on(cluster: SlurmCluster) -> None:
     assert [receipt["job"] for receipt in receipts(cluster, "submitted")] == [job]
 
 
+@slow
 def test_a_preempted_load_waits_for_its_turn_and_goes_on(cluster: SlurmCluster) -> None:
     first = submit(cluster, LONG, "--retry", "1")
     wait_for(cluster, "results/c1.json")
@@ -190,6 +191,7 @@ def test_a_preempted_load_waits_for_its_turn_and_goes_on(cluster: SlurmCluster) 
     assert not cluster.strays()
 
 
+@slow
 def test_a_requeued_job_goes_on_in_its_own_folder(cluster: SlurmCluster) -> None:
     job = submit(cluster, LONG, site="site: {directives: {requeue: true}}\n")
     wait_for(cluster, "results/c1.json")
@@ -205,6 +207,7 @@ def test_a_requeued_job_goes_on_in_its_own_folder(cluster: SlurmCluster) -> None
     assert not cluster.strays()
 
 
+@slow
 def test_logs_of_a_job_that_waits_say_for_what(cluster: SlurmCluster) -> None:
     cluster.call("sbatch", "--nodes=3", "--exclusive", "--mem=0", "--wrap=sleep 6")
     submit(cluster, SHORT)
@@ -213,3 +216,55 @@ def test_logs_of_a_job_that_waits_say_for_what(cluster: SlurmCluster) -> None:
     assert followed.returncode == 0
     assert "waits for its nodes (PENDING)" in followed.stderr
     assert "decode-0 | " in followed.stdout
+
+
+CAMPAIGN = """
+dynamoc: 1
+campaign: blocks
+base: spec.yaml
+cluster: cluster.yaml
+target: slurm
+axes: {defaults.block_size: [16, 32]}
+loads: [{isl: 64, osl: 16, concurrency: [2, 4], requests: 8}]
+"""
+
+
+def test_a_campaign_is_submitted_as_an_array_once_and_every_point_has_its_results(cluster: SlurmCluster) -> None:
+    (cluster.folder / "spec.yaml").write_text(SPEC)
+    (cluster.folder / "cluster.yaml").write_text(CPUS)
+    (cluster.folder / "campaign.yaml").write_text(CAMPAIGN)
+    compiled = cluster.dynamoc("compile", "campaign.yaml", "--target", "slurm", "-o", "out")
+    assert compiled.returncode == 0, compiled.stderr
+    done = cluster.dynamoc("submit", "out", "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    job = next(line.split()[-1] for line in done.stdout.splitlines() if line.startswith("job: "))
+    path = cluster.run_folder() / "receipts.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if '"submitted"' not in line))
+    again = cluster.dynamoc("submit", "runs/latest", "--follow")
+    status = cluster.dynamoc("status")
+    results = [len(list(cluster.run_folder().glob(f"points/{p}*/run/results/*.json"))) for p in ("00", "01")]
+
+    assert f"job: {job}\n" in again.stdout, "a crash before the receipt makes no second array"
+    assert again.returncode == status.returncode == 0, again.stdout + status.stdout
+    assert status.stdout.count("did what it was asked to (COMPLETED)") == 2
+    assert results == [2, 2]
+    assert cluster.dynamoc("cancel").stdout == f"array {job} is over\n"
+    assert cluster.dynamoc("submit", "runs/latest", "--retry", "1").returncode == 2
+
+
+def test_an_array_is_cancelled_with_what_waits(cluster: SlurmCluster) -> None:
+    (cluster.folder / "spec.yaml").write_text(SPEC)
+    (cluster.folder / "cluster.yaml").write_text(CPUS)
+    (cluster.folder / "campaign.yaml").write_text(CAMPAIGN.replace("requests: 8", "requests: 400"))
+    cluster.dynamoc("compile", "campaign.yaml", "--target", "slurm", "-o", "out")
+    assert cluster.dynamoc("submit", "out").returncode == 0
+    wait_for(cluster, "points/00-block_size-16/run/health.json")
+    waiting = cluster.dynamoc("status")
+    cancelled = cluster.dynamoc("cancel")
+    status = cluster.dynamoc("status")
+
+    assert "points/01-block_size-32: " in waiting.stdout and "waits for its nodes (PENDING)" in waiting.stdout
+    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    assert "it was told to stop before all was asked" in status.stdout
+    assert "was cancelled (CANCELLED)" in status.stdout
+    assert not cluster.strays()

@@ -155,33 +155,33 @@ def test_an_array_runs_every_point_in_its_own_folder(cluster: SlurmCluster) -> N
     """Points of two shapes are two arrays, one of several kinds of node is alone; at most two run at a time."""
     folder = cluster.folder / "campaign"
     kinds = {"small": [{**KINDS[1], "count": 1}], "large": [{**KINDS[2], "count": 1}], "mixed": [KINDS[0], KINDS[1]]}
-    points = []
+    points, sources = [], []
     for number, kind in enumerate(["small", "large", "small", "mixed", "small"]):
         tp = {"small": 4, "large": 6, "mixed": 4}[kind]
         text = pipeline(f"point-{number}", 8700 + number, {"worker": {"role": "aggregated", "parallel": {"tp": tp}}})
         source, site = read_source(text, "spec.yaml"), read_cluster(read_source(inventory(kinds[kind]), "cluster.yaml"))
         plan, _ = build_plan(source, site, ModelLibrary(), load_target("slurm"))
-        name = PurePosixPath(f"points/{number} of 'five'")
-        (folder / name).mkdir(parents=True)
-        write(emit(source, plan, load_target("slurm"), ModelLibrary()), folder / name)
-        points.append(Point(name, plan))
+        points.append(Point(PurePosixPath(f"points/{number} of 'five'"), plan))
+        sources.append(source)
     made = arrays_of("five", points, 2)
     write(tuple(array.script for array in made.arrays), folder)
+    for array in made.arrays:
+        for point in array.points:
+            artifacts = emit(sources[points.index(point)], point.plan, load_target("slurm"), ModelLibrary())
+            write(artifacts, folder / array.folder / point.folder)
     for array in made.arrays:
         subprocess.run([SHELLCHECK, folder / array.script.path], check=True, timeout=60)
     environment = {**cluster.environment, "PYTHON": sys.executable}
     jobs = []
     for array in made.arrays:
-        words = ["sbatch", "--parsable", str(array.script.path)]
-        done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        words, home = ["sbatch", "--parsable", "emitted/job.sbatch"], folder / array.folder
+        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         jobs.append(done.stdout.strip())
     try:
         for job, array in zip(jobs, made.arrays, strict=True):
             for task, point in enumerate(array.points):
-                found = Job(cluster, f"{job}_{task}", folder / point.folder)
+                found = Job(cluster, f"{job}_{task}", folder / array.folder / point.folder)
                 check(found, shared=False)
                 running = cluster.call("squeue", "--noheader", f"--jobs={job}", "--states=R", "--format=%i").stdout
                 assert len(running.split()) <= 2
