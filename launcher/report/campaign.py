@@ -12,12 +12,14 @@ from dynamoc.compiler.load_plan import LoadPoint
 from dynamoc.compiler.rendering import to_yaml
 from dynamoc.launcher.analysis.cost import Holding
 from dynamoc.launcher.campaign.lines import LinesError
+from dynamoc.launcher.campaign.state import REPEAT
 from dynamoc.launcher.campaign.store import SETTINGS, CampaignError, Event, Store, StoredDeployment
 from dynamoc.launcher.report.points import Failed, Measured, PrunedPoint, ReportError, Results
 from dynamoc.launcher.results.row import Row
 
 SIMULATED = "simulated"
 DEPLOYMENT = "deployment"
+RECORDS = "records.jsonl"
 SAID = ("isl", "osl", "concurrency", "rate", "requests", "warmup_requests", "shared_prefix", "seed")
 UNSAID = {"shared_prefix": 0.0, "seed": 0}
 """What a spec means where it says nothing."""
@@ -74,8 +76,13 @@ def _measured(
             values={} if deployment is None else _texts(deployment.values),
             spec=None if deployment is None else _spec_of(deployment, load),
             evidence=run if run.is_dir() else None,
+            records=tuple(path for row in repeats if (path := _records_of(store, row)).is_file()),
             shared_prefix=0.0 if load is None else load.shared_prefix,
         )
+
+
+def _records_of(store: Store, row: Row) -> Path:
+    return store.run_folder(row.run) / "results" / f"{row.point}.{row.labels.get(REPEAT, '0')}" / RECORDS
 
 
 def _failed(

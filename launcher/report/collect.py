@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from dynamoc.launcher.report.campaign import is_campaign, read_campaign
+from dynamoc.launcher.report.campaign import RECORDS, is_campaign, read_campaign
 from dynamoc.launcher.report.points import Failed, Measured, ReportError, Results
 from dynamoc.launcher.results.row import Row, RowError, read_row, rows_of
 
@@ -61,7 +61,15 @@ def _run_folder(folder: Path) -> Results:
     text = spec.read_text() if spec.is_file() else None
     results = folder / "results"
     measured = tuple(
-        Measured(f"{row.run}/{row.point}", row.run, (row,), row.labels, text, results / f"{row.point}.json")
+        Measured(
+            f"{row.run}/{row.point}",
+            row.run,
+            (row,),
+            row.labels,
+            text,
+            results / f"{row.point}.json",
+            records=tuple(path for path in (results / row.point / RECORDS,) if path.is_file()),
+        )
         for row in rows_of(folder)
     )
     failed = tuple(

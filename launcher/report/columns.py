@@ -78,6 +78,8 @@ _FIGURES = (
     _figure("e2e_ms_p95", "e2e p95", "e2e_ms@p95"),
     _figure("gpu_hours_per_1k", "GPU-h/1k requests"),
     _figure("gpu_hours_per_1m", "GPU-h/1M tokens", short=False),
+    _figure("kept_per_s", "req/s in SLA"),
+    _figure("gpu_hours_per_1k_kept", "GPU-h/1k in SLA"),
     _figure("gpu_hours_per_1k_good", "GPU-h/1k good", short=False),
 )
 

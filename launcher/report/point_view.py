@@ -14,6 +14,7 @@ from dynamoc.compiler.campaign.limits import SPREADS, STATISTICS, Limit
 from dynamoc.launcher.analysis.cost import gpu_hours_per_1k_requests, gpu_hours_per_1m_tokens
 from dynamoc.launcher.analysis.intervals import mean_of
 from dynamoc.launcher.analysis.sla import Check, check_limits, worst_outcome
+from dynamoc.launcher.report.attained import Attained, attained
 from dynamoc.launcher.report.frontiers import Place, mean_figure, throughput, workload_of
 from dynamoc.launcher.report.points import Measured
 from dynamoc.launcher.results.per_gpu import tokens_per_s_per_user, tokens_per_s_per_working_gpu
@@ -45,6 +46,8 @@ class PointView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The most that TTFT and TPOT can be at p95 when requests that failed took for ever; left out where they did."""
     sla: str | None = None
     sla_checks: tuple[str, ...] = ()
+    attained: dict[str, float] = {}
+    """By limit, the share of the requests that kept it, each for itself."""
     front: bool = False
     front_ttft: bool = False
     behind: str | None = None
@@ -62,6 +65,7 @@ def view_of(
     """A point with what was found of it: the checks of each repeat, and its place."""
     row = point.rows[0]
     verdict = point.verdict
+    kept = attained(point, [check.limit for check in (checks[0] if checks else ())])
     load, load_value = load_of(row)
     flat = [check for repeat in checks for check in repeat]
     return PointView(
@@ -79,10 +83,11 @@ def view_of(
         gpus_working=row.gpus_working,
         requests=sum(each.requests for each in point.rows),
         completed=sum(each.completed for each in point.rows),
-        figures=_figures(point, per_gpu=per_gpu),
+        figures=_figures(point, kept, per_gpu=per_gpu),
         with_failures=_with_failures(point),
         sla=worst_outcome(flat) if flat else None,
         sla_checks=tuple(dict.fromkeys(check_words(check) for check in flat)),
+        attained={} if kept is None else {name: round(share, 4) for name, share in kept.shares.items()},
         front=place.front,
         front_ttft=place.front_ttft,
         behind=place.behind,
@@ -138,7 +143,7 @@ def check_words(check: Check) -> str:
     return f"{check.limit}: {check.outcome}, {'never: requests failed' if math.isinf(check.low) else seen}"
 
 
-def _figures(point: Measured, *, per_gpu: bool) -> dict[str, float]:
+def _figures(point: Measured, kept: Attained | None, *, per_gpu: bool) -> dict[str, float]:
     rates: dict[str, Callable[[Row], float | None]] = {
         "requests_per_s": lambda row: row.requests_per_s,
         "output_tokens_per_s": lambda row: row.output_tokens_per_s,
@@ -148,11 +153,12 @@ def _figures(point: Measured, *, per_gpu: bool) -> dict[str, float]:
         "goodput_per_s": lambda row: row.goodput_per_s,
     }
     times = {f"{metric}@{name}": _statistic(metric, name) for metric in SPREADS for name in STATISTICS}
-    found = {name: mean_figure(point, of) for name, of in {**rates, **times}.items()} | _costs(point)
+    found = {name: mean_figure(point, of) for name, of in {**rates, **times}.items()} | _costs(point, kept)
+    found["kept_per_s"] = None if kept is None else kept.good_per_s
     return {name: value for name, figure in found.items() if (value := rounded(figure)) is not None}
 
 
-def _costs(point: Measured) -> dict[str, float | None]:
+def _costs(point: Measured, kept: Attained | None) -> dict[str, float | None]:
     """GPU-hours; nothing where no GPU was set aside."""
     gpus = point.rows[0].gpus_allocated
     if not gpus:
@@ -163,6 +169,7 @@ def _costs(point: Measured) -> dict[str, float | None]:
     return {
         "gpu_hours_per_1k": gpu_hours_per_1k_requests(gpus, requests),
         "gpu_hours_per_1m": gpu_hours_per_1m_tokens(gpus, tokens),
+        "gpu_hours_per_1k_kept": None if kept is None else gpu_hours_per_1k_requests(gpus, kept.good_per_s),
         "gpu_hours_per_1k_good": None if good is None else gpu_hours_per_1k_requests(gpus, good),
     }
 

@@ -31,6 +31,8 @@ class Measured:
     evidence: Path | None = None
     shared_prefix: float = 0.0
     """Share of each prompt that others have as well."""
+    records: tuple[Path, ...] = ()
+    """The requests of each row, where they are on record."""
 
     @property
     def simulated(self) -> bool:

@@ -40,10 +40,12 @@
     if (point.gpus) {
       const idle = point.gpus_working === undefined ? "" : `, ${point.gpus_working} working`;
       found.push(["GPUs", `${point.gpus}${idle}`]);
-      for (const [key, name] of [["gpu_hours_per_1k", "1k requests"], ["gpu_hours_per_1m", "1M tokens"], ["gpu_hours_per_1k_good", "1k good requests"]]) {
+      for (const [key, name] of [["gpu_hours_per_1k", "1k requests"], ["gpu_hours_per_1m", "1M tokens"], ["gpu_hours_per_1k_kept", "1k in the SLA"], ["gpu_hours_per_1k_good", "1k good requests"]]) {
         if (figures[key] !== undefined) found.push([name, `${charts.shown(figures[key])} GPU-h${money(figures[key])}`]);
       }
     }
+    for (const [limit, share] of Object.entries(point.attained ?? {})) found.push(["kept by", `${charts.shown(share * 100)} % of the requests: ${limit}`]);
+    if (figures.kept_per_s !== undefined) found.push(["all targets", `kept by ${charts.shown(figures.kept_per_s)} requests/s`]);
     for (const check of point.sla_checks ?? []) found.push(["target", check]);
     if (point.front) found.push(["frontier", "on it"]);
     if (point.behind) found.push(["behind", `${points.find((other) => other.id === point.behind).name}: ${point.by}`]);

@@ -17,11 +17,13 @@ from report_samples import HOSTILE, samples
 from result_rows import row, spread
 
 import dynamoc
+from dynamoc.compiler.campaign.limits import read_limit
 from dynamoc.launcher.cli import root
 from dynamoc.launcher.report.collect import collect
 from dynamoc.launcher.report.export import escape, to_csv, to_markdown, to_parquet
 from dynamoc.launcher.report.points import ReportError
 from dynamoc.launcher.report.view import make_view
+from dynamoc.launcher.results.record import RequestRecord
 from dynamoc.launcher.results.row import Row, encode_row
 
 SIMULATED = """\
@@ -194,3 +196,22 @@ def test_what_the_page_says_is_json_of_the_view(run_folder: Path, tmp_path: Path
 
     assert points[0]["figures"]["throughput"] == 10.0
     assert points[1]["figures"]["gpu_hours_per_1k"] == pytest.approx(4 * 1000 / 2 / 3600, rel=1e-4)
+
+
+def test_requests_on_record_say_how_many_kept_the_sla(run_folder: Path) -> None:
+    """Of 10 requests in 5 s, 7 in time, 2 late, 1 failed: 70 %, 1.4/s."""
+    times = [100.0] * 7 + [900.0] * 2
+    records = [
+        RequestRecord(index=n, started=0.0, e2e_ms=ttft + 50, input_tokens=8, output_tokens=20, ttft_ms=ttft)
+        for n, ttft in enumerate(times)
+    ]
+    records.append(RequestRecord(index=9, started=0.0, e2e_ms=1.0, input_tokens=8, output_tokens=0, error="refused"))
+    (run_folder / "results/c1").mkdir()
+    lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+    (run_folder / "results/c1/records.jsonl").write_bytes(lines)
+    view = make_view(collect([run_folder]), [read_limit("ttft_ms@p95 <= 500")], None, run_folder)
+
+    assert view.points[0].attained == {"ttft_ms@p95 <= 500": 0.7}
+    assert view.points[0].figures["kept_per_s"] == 1.4
+    assert view.points[0].figures["gpu_hours_per_1k_kept"] == pytest.approx(4 * 1000 / 1.4 / 3600, rel=1e-4)
+    assert view.points[1].attained == {}
