@@ -84,6 +84,8 @@ class EngineStats:
     preemptions: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    tier_credits: tuple[float | None, ...] = ()
+    """What loading a block from G2, G3, G4 saves, as a share of computing it; None where that was not measured."""
 
 
 @dataclass(slots=True)

@@ -142,12 +142,16 @@ class Registered(Message, frozen=True):
 
 
 class LoadReport(Message, frozen=True):
-    """The worker's own view of its load, sent when it changed, at most ten times a second."""
+    """The worker's own view of its load, sent when it changed, at most ten times a second.
+
+    `tier_credits`: what a block in G2, G3, G4 saves, as a share of computing it; None where that was not measured.
+    """
 
     running: int
     waiting: int
     active_blocks: int
     cached_blocks: int
+    tier_credits: tuple[float | None, ...] = ()
 
 
 class Draining(Message, frozen=True):

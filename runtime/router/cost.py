@@ -8,18 +8,24 @@ from random import Random
 
 from dynamoc.runtime.router.index import Matched
 
-HOST_CREDIT = 0.75
-DISK_CREDIT = 0.25
-REMOTE_CREDIT = 0.1
-"""What a block in a slower tier is worth, where one in device memory is worth `overlap_credit`."""
+Credits = tuple[float, float, float]
+"""What a block in host memory, on disk, in an object store is worth, where one in device memory is worth 1."""
 
+ASSUMED: Credits = (0.75, 0.25, 0.1)
+"""Of a worker that has not measured its tiers yet."""
 NOTHING: Matched = (0, 0, 0, 0)
 
 
-def credit(matched: Matched, overlap_credit: float) -> float:
+def credits_of(measured: Sequence[float | None]) -> Credits:
+    """What a worker measured, and what is assumed where it did not."""
+    known = [*measured, None, None, None]
+    host, disk, remote = (old if new is None else new for old, new in zip(ASSUMED, known, strict=False))
+    return host, disk, remote
+
+
+def credit(matched: Matched, overlap_credit: float, credits_: Credits = ASSUMED) -> float:
     """Blocks that need not be computed, each discounted by the time its tier needs to bring it back."""
-    device, host, disk, remote = matched
-    return overlap_credit * device + HOST_CREDIT * host + DISK_CREDIT * disk + REMOTE_CREDIT * remote
+    return overlap_credit * matched[0] + _brought_back(matched, credits_)
 
 
 def compute_cost(
@@ -39,14 +45,18 @@ def decode_cost(decode_blocks: float, saved: float) -> float:
     return max(0.0, decode_blocks - saved)
 
 
-def uncached_tokens(prompt_tokens: int, block_size: int, matched: Matched) -> int:
-    """Prompt tokens whose KV is not in device memory."""
-    return max(0, prompt_tokens - matched[0] * block_size)
+def work_tokens(prompt_tokens: int, block_size: int, matched: Matched, credits_: Credits = ASSUMED) -> int:
+    """Prompt tokens to compute; to bring one back counts as the share of computing it that it takes."""
+    return max(0, round(prompt_tokens - (matched[0] + _brought_back(matched, credits_)) * block_size))
 
 
-def bypasses_prefill(prompt_tokens: int, block_size: int, matched: Matched, bypass_below_tokens: int) -> bool:
+def bypasses_prefill(work: int, bypass_below_tokens: int) -> bool:
     """Whether so little of the prompt is left that the decode worker computes it at once."""
-    return uncached_tokens(prompt_tokens, block_size, matched) < bypass_below_tokens
+    return work < bypass_below_tokens
+
+
+def _brought_back(matched: Matched, credits_: Credits) -> float:
+    return sum(count * share for count, share in zip(matched[1:], credits_, strict=True))
 
 
 def pick(costs: Sequence[float], temperature: float, rng: Random) -> int:

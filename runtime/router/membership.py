@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dynamoc.runtime.manifest import Manifest, Role
 from dynamoc.runtime.plane.connection import Connection, Identity
 from dynamoc.runtime.plane.messages import KvEvents, WorkerInfo
+from dynamoc.runtime.router.cost import ASSUMED, Credits
 from dynamoc.runtime.router.index import PrefixIndex, Status
 from dynamoc.runtime.router.load import Load
 
@@ -32,6 +33,7 @@ class Worker:
     info: WorkerInfo
     connection: Connection
     load: Load = field(default_factory=Load)
+    credits: Credits = ASSUMED
     draining: bool = False
     next_event: int | None = None
     name: str = field(init=False)

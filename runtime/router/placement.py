@@ -16,7 +16,7 @@ from dynamoc.runtime.router.cost import (
     credit,
     decode_cost,
     pick,
-    uncached_tokens,
+    work_tokens,
 )
 from dynamoc.runtime.router.index import Matched
 from dynamoc.runtime.router.load import Charge, Share
@@ -104,7 +104,7 @@ class Placer:
         if worker.info.role == Role.AGGREGATED:
             return self._alone(ask, worker, overlaps, Outcome.AGGREGATED)
         held = overlaps.get(worker.name, NOTHING)
-        if bypasses_prefill(ask.prompt_tokens, worker.block_size, held, self._settings.bypass_below_tokens):
+        if bypasses_prefill(_work(ask, worker, held), self._settings.bypass_below_tokens):
             return self._alone(ask, worker, overlaps, Outcome.BYPASSED)
         if not prefill:
             return self._alone(ask, worker, overlaps, Outcome.NO_PREFILL)
@@ -138,7 +138,7 @@ class Placer:
         def cost(worker: Worker) -> float:
             load, block_size = worker.load, worker.block_size
             matched = overlaps.get(worker.name)
-            saved = credit(matched, settings.overlap_credit) if matched else 0.0
+            saved = credit(matched, settings.overlap_credit, worker.credits) if matched else 0.0
             prompt = prompt_tokens / block_size
             if prefill_elsewhere and worker.info.role == Role.DECODE:
                 return decode_cost(load.active_blocks + prompt, saved)
@@ -152,7 +152,7 @@ class Placer:
         prompt_tokens, settings = ask.prompt_tokens, self._settings
 
         def cost(worker: Worker) -> float:
-            saved = credit(overlaps.get(worker.name, NOTHING), settings.overlap_credit)
+            saved = credit(overlaps.get(worker.name, NOTHING), settings.overlap_credit, worker.credits)
             prompt, pending = prompt_tokens / worker.block_size, worker.load.prefill_tokens / worker.block_size
             return compute_cost(prompt, pending, 0, saved, settings.prefill_load_scale)
 
@@ -162,16 +162,13 @@ class Placer:
 
     def _alone(self, ask: Ask, worker: Worker, overlaps: Overlaps, outcome: Outcome) -> Placement:
         matched = overlaps.get(worker.name, NOTHING)
-        uncached = uncached_tokens(ask.prompt_tokens, worker.block_size, matched)
-        charge = Charge(Share(worker.load, uncached, _blocks(ask, worker)))
+        charge = Charge(Share(worker.load, _work(ask, worker, matched), _blocks(ask, worker)))
         return Placement(worker, None, matched[0], _blocks(ask, worker), outcome, charge)
 
     def _disaggregated(self, ask: Ask, worker: Worker, prefill: Worker, overlaps: Overlaps) -> Placement:
         matched = overlaps.get(prefill.name, NOTHING)
-        uncached = uncached_tokens(ask.prompt_tokens, prefill.block_size, matched)
-        charge = Charge(
-            Share(worker.load, 0, _blocks(ask, worker)), Share(prefill.load, uncached, _blocks(ask, prefill))
-        )
+        work = _work(ask, prefill, matched)
+        charge = Charge(Share(worker.load, 0, _blocks(ask, worker)), Share(prefill.load, work, _blocks(ask, prefill)))
         return Placement(worker, prefill, matched[0], _blocks(ask, prefill), Outcome.DISAGGREGATED, charge)
 
 
@@ -183,6 +180,10 @@ def _candidates(pool: Pool, ask: Ask, max_tokens: int) -> list[Worker]:
     names = ask.avoided_names
     others = [worker for worker in fitting if worker.name not in names]
     return others or [worker for worker in fitting if worker.life not in ask.avoid]
+
+
+def _work(ask: Ask, worker: Worker, matched: Matched) -> int:
+    return work_tokens(ask.prompt_tokens, worker.block_size, matched, worker.credits)
 
 
 def _blocks(ask: Ask, worker: Worker) -> int:

@@ -29,6 +29,7 @@ from dynamoc.runtime.plane.messages import (
     Workers,
     WorkersWanted,
 )
+from dynamoc.runtime.router.cost import credits_of
 from dynamoc.runtime.router.load import Charge
 from dynamoc.runtime.router.membership import EventGapError, Membership, RegistrationError, Worker
 from dynamoc.runtime.router.placement import Blocked, Placement, Placer
@@ -154,7 +155,9 @@ class Service:
         self._telemetry.index_changed(worker.name, self.members.index.blocks(worker.name))
 
     def _load_report(self, connection: Connection, message: LoadReport) -> None:
-        self._workers[connection].load.reported(message.running + message.waiting, message.active_blocks)
+        worker = self._workers[connection]
+        worker.load.reported(message.running + message.waiting, message.active_blocks)
+        worker.credits = credits_of(message.tier_credits)
         self._serve_queue()
 
     def _draining(self, connection: Connection, _: Draining) -> None:

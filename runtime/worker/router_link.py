@@ -61,7 +61,9 @@ class RouterLink:
 
     def load(self, stats: EngineStats) -> None:
         """The load now; sent if it changed, not more often than every `LOAD_INTERVAL_S`."""
-        self._load = LoadReport(stats.running, stats.waiting, stats.active_blocks, stats.cached_blocks)
+        self._load = LoadReport(
+            stats.running, stats.waiting, stats.active_blocks, stats.cached_blocks, stats.tier_credits
+        )
         if self._timer is None:
             self._report_load()
 

@@ -94,7 +94,7 @@ class Scheduler:
             self._ready[key] = sequence
 
     def loaded(self, key: RequestKey) -> None:
-        """The tiers are done: what they filled is shared, the rest is computed."""
+        """The tiers are done: what they filled is shared, the rest is computed, or written by a peer."""
         sequence = self._loading.pop(key, None)
         if sequence is None or self.tiering is None:
             return
@@ -103,7 +103,10 @@ class Scheduler:
         sequence.cached_tokens += tokens
         self._counters.cached_tokens += tokens
         self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
-        self._ready[key] = sequence
+        if key in self._wants_reservation:
+            self._set_aside(sequence)
+        else:
+            self._ready[key] = sequence
 
     def read(self, blocks: list[int]) -> None:
         """Copies to the tiers no longer read these blocks."""
@@ -112,7 +115,7 @@ class Scheduler:
 
     def quarantine(self, key: RequestKey) -> None:
         """Drop a reserved request; the blocks that a peer was to write stay out of use."""
-        if key in self._waiting:
+        if key in self._waiting or key in self._loading:
             self.cancel(key)
         sequence = self._reserved.pop(key, None)
         if sequence is not None:
@@ -190,6 +193,7 @@ class Scheduler:
             preemptions=counters.preemptions,
             steps=steps,
             step_seconds=step_seconds,
+            tier_credits=() if self.tiering is None else self.tiering.credits(),
         )
         return report
 
@@ -270,7 +274,7 @@ class Scheduler:
             return False
         if not reserving and (not budget or len(self._running) >= self._max_sequences):
             return False
-        found = None if reserving or self.tiering is None else self.tiering.look_up(sequence.tokens)
+        found = None if self.tiering is None else self.tiering.look_up(sequence.tokens)
         if found is not None and self._must_wait(found):
             return False
         if not self._allocate(sequence):
@@ -278,13 +282,17 @@ class Scheduler:
         if found is not None and self.tiering is not None and self.tiering.load(sequence, found):
             self._loading[sequence.key] = sequence
         elif reserving:
-            self._wants_reservation.remove(sequence.key)
-            self._reserved[sequence.key] = sequence
-            resident = sequence.computed // self.blocks.block_size
-            self._report.reserved.append(Reserved(sequence.key, tuple(sequence.blocks), resident))
+            self._set_aside(sequence)
         else:
             self._running[sequence.key] = sequence
         return True
+
+    def _set_aside(self, sequence: Sequence) -> None:
+        """A peer may write the blocks that do not hold their content."""
+        self._wants_reservation.remove(sequence.key)
+        self._reserved[sequence.key] = sequence
+        resident = sequence.computed // self.blocks.block_size
+        self._report.reserved.append(Reserved(sequence.key, tuple(sequence.blocks), resident))
 
     def _must_wait(self, found: Found) -> bool:
         """Whether the prefix is on its way already, or as much as may be is."""

@@ -122,6 +122,11 @@ class Tiering:
         if prompt > len(step.chunks):
             self.speed.observe(prompt, seconds)
 
+    def credits(self) -> tuple[float | None, ...]:
+        """What a block in G2, G3, G4 saves, as a share of computing it, in steps of a hundredth."""
+        seconds = self.speed.seconds_per_token
+        return () if seconds is None else self._stack.onboarder.credits(seconds * self._blocks.block_size)
+
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _keys(self, tokens: Items[int], first: int, parent: Node | None) -> list[PageKey]:

@@ -89,6 +89,15 @@ class Onboarder:
         start_s = max(self._tiers[source].latency_s + self._queue_s(self._tiers[source]) for source in set(sources))
         return Found(keys, sources, useful_prefix(seconds, compute_s, start_s))
 
+    def credits(self, compute_s: float) -> tuple[float | None, ...]:
+        """For G2, G3, G4: what loading a block saves of the `compute_s` it takes to compute; None if not measured."""
+        shares: dict[str, float] = {}
+        for tier in self._tiers:
+            if tier.reading.measured and compute_s > 0:
+                load_s = self._device.format.frame_bytes / tier.reading.bytes_per_s
+                shares[tier.name] = round(max(0.0, 1 - load_s / compute_s), 2)
+        return tuple(shares.get(name) for name in ("G2", "G3", "G4"))
+
     def decided(self, found: Found) -> None:
         """A request goes by this: count it."""
         hits = Counter(self._tiers[source].name for source in found.sources[: found.useful])

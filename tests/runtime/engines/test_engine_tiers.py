@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from driving import FIRST, VOCAB, Listener, mock_tokens, request, settings
+from driving import FIRST, VOCAB, Listener, mock_tokens, page_bytes, request, settings
 
 from dynamoc.runtime.engines.native.engine import CoreEngine
 from dynamoc.runtime.engines.registry import make_engine
@@ -108,6 +108,64 @@ def test_an_evicted_prefix_comes_back_from_its_tier(tiers: str, tmp_path: Path) 
     assert again == expected == mock_tokens(PROMPT, 4)
     assert found == {{"host": "G2", "disk": "G3", "object": "G4"}[tiers.split("+", maxsplit=1)[0]]: 9}
     assert cached == 36, "all full blocks but that of the last token"
+
+
+@pytest.mark.parametrize("tiers", TIERS)
+def test_blocks_for_a_peer_are_filled_from_the_tiers_first(tiers: str, tmp_path: Path) -> None:
+    engine, listener = start(cache(tiers, tmp_path))
+    engine.add(request(1, PROMPT, 4))
+    listener.finish(1)
+    settle(engine)
+    fill(engine, listener)
+    engine.reserve(request(2, PROMPT, 4))
+    reserved = listener.reserved()
+    pages = page_bytes(PROMPT, 4)
+    held = [bytes(engine.pool().block(block)) for block in reserved.blocks]  # type: ignore[attr-defined]
+    engine.compute(2)
+    again = listener.finish(2)[2]
+    engine.stop()
+
+    assert reserved.resident == 9, "only the block of the last token is left for the peer"
+    assert held[:9] == pages[:9]
+    assert again == mock_tokens(PROMPT, 4)
+
+
+def test_a_reservation_that_is_given_up_while_it_loads_leaves_nothing_behind(tmp_path: Path) -> None:
+    engine, listener = start(cache("disk", tmp_path))
+    engine.add(request(1, PROMPT, 4))
+    listener.finish(1)
+    settle(engine)
+    fill(engine, listener)
+    for key in range(200, 240, 2):
+        engine.reserve(request(key, PROMPT, 4))
+        engine.quarantine(key)
+        engine.reserve(request(key + 1, PROMPT, 4))
+        engine.compute(key + 1)
+        assert finish(listener, key + 1) == mock_tokens(PROMPT, 4)
+        engine.release(key)
+    settle(engine)
+    engine.stop()
+
+    assert listener.seen[-1].stats.quarantined_blocks == 0
+    assert listener.seen[-1].stats.active_blocks == 0
+
+
+def test_the_router_hears_what_a_tier_saves(tmp_path: Path) -> None:
+    engine, listener = start(cache("host+disk", tmp_path))
+    engine.add(request(1, PROMPT, 4))
+    listener.finish(1)
+    settle(engine)
+    fill(engine, listener)
+    engine.add(request(2, PROMPT, 4))
+    listener.finish(2)
+    engine.add(request(3, OTHERS[0], 4))
+    listener.finish(3)
+    shares = listener.seen[-1].stats.tier_credits
+    engine.stop()
+
+    assert shares[0] is not None
+    assert 0 < shares[0] <= 1, "prompts are dear to compute here"
+    assert shares[2] is None, "there is no object store"
 
 
 @pytest.mark.parametrize("tiers", ["disk", "host+disk", "object"])

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamoc.runtime.router.cost import (
+    ASSUMED,
     bypasses_prefill,
     compute_cost,
     credit,
+    credits_of,
     decode_cost,
     pick,
-    uncached_tokens,
+    work_tokens,
 )
 from dynamoc.runtime.router.load import Charge, Load, Share
 
@@ -33,6 +35,14 @@ from dynamoc.runtime.router.load import Charge, Load, Share
 )
 def test_credit(matched: tuple[int, int, int, int], overlap_credit: float, expected: float) -> None:
     assert credit(matched, overlap_credit) == pytest.approx(expected)
+
+
+def test_measured_tiers_count_for_what_they_save() -> None:
+    measured = credits_of((0.9, None, 0.0))
+
+    assert measured == (0.9, 0.25, 0.0)
+    assert credit((2, 10, 4, 7), 1.0, measured) == pytest.approx(2 + 9 + 1)
+    assert credits_of(()) == ASSUMED
 
 
 @pytest.mark.parametrize(
@@ -57,12 +67,17 @@ def test_decode_cost() -> None:
 
 @pytest.mark.parametrize(("below", "bypasses"), [(0, False), (20, False), (21, True), (1000, True)])
 def test_bypass_is_for_fewer_uncached_tokens_than_the_cap(below: int, bypasses: bool) -> None:
-    assert uncached_tokens(100, 16, (5, 3, 0, 0)) == 20  # only device memory counts
-    assert bypasses_prefill(100, 16, (5, 3, 0, 0), below) is bypasses
+    assert work_tokens(100, 16, (5, 0, 0, 0)) == 20
+    assert bypasses_prefill(20, below) is bypasses
 
 
-def test_a_prompt_that_is_wholly_cached_has_nothing_uncached() -> None:
-    assert uncached_tokens(64, 16, (4, 0, 0, 0)) == 0
+def test_a_prompt_that_is_wholly_cached_is_no_work() -> None:
+    assert work_tokens(64, 16, (4, 0, 0, 0)) == 0
+
+
+def test_to_bring_a_block_back_is_part_of_the_work_of_computing_it() -> None:
+    assert work_tokens(160, 16, (2, 4, 4, 0), (0.75, 0.5, 0.0)) == 160 - 16 * (2 + 3 + 2)
+    assert work_tokens(160, 16, (0, 10, 0, 0), (1.0, 0.5, 0.0)) == 0
 
 
 # ---- choice ----------------------------------------------------------------------------------------------
