@@ -18,6 +18,7 @@ import uvloop
 import dynamoc
 from dynamoc.launcher.load.asks import Ask, ahead, asks_of, asks_of_trace
 from dynamoc.launcher.load.client_limit import client_limit
+from dynamoc.launcher.load.core_time import core_time_s
 from dynamoc.launcher.load.generator import Measured
 from dynamoc.launcher.load.http import Connection, HttpError
 from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target
@@ -70,10 +71,10 @@ async def _measure(point: LoadPoint, target: Target, deadline_s: float) -> Measu
         else iter([*asks_of(point, prompts, "main", requests)])
     )
     drive = batch.closed_loop if point.rate is None and point.trace is None else batch.open_loop
-    started, cpu, begin = time.time(), time.process_time(), time.perf_counter()
+    started, before, begin = time.time(), core_time_s(), time.perf_counter()
     complete = await drive(asks)
     duration = time.perf_counter() - begin
-    busy = (time.process_time() - cpu) / duration
+    busy = (core_time_s() - before) / duration
     records = tuple(sorted(batch.records, key=lambda record: record.index))
     limit = client_limit(point, records, batch.late_s, busy)
     return Measured(records, started, started + duration, complete, limit, requests)

@@ -9,7 +9,7 @@ from dynamoc.launcher.results.record import RequestRecord, in_flight_p50
 from dynamoc.launcher.results.row import percentile
 
 BUSY = 0.9
-"""Share of a core from which on one event loop may be the limit."""
+"""Share of the time from which on one event loop that runs, or waits for a core, may be the limit."""
 FILLED = 0.9
 WAVES = 3
 MILLI = 1000.0
@@ -21,7 +21,7 @@ def client_limit(
     """The figures that show it; None where nothing does, or nothing was answered.
 
     Fewer requests in flight, for half of the time, than 0.9 of what was asked for; or requests sent later than they
-    were due by more than the answer takes to begin; or a core of the client's that is `busy`, where that is known.
+    were due by more than the answer takes to begin; or an event loop that was `busy`, where that is known.
     """
     answers = sorted(record.ttft_ms for record in records if record.error is None and record.ttft_ms is not None)
     if not answers:
