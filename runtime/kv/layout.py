@@ -70,3 +70,8 @@ class KvLayout(msgspec.Struct, frozen=True):
         """Names what the bytes mean: equal digests may exchange blocks byte for byte."""
         facts = (1, model, self.layers, self.parts, self.heads, self.head_dim, self.block_size, self.dtype)
         return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+def all_heads(layout: KvLayout) -> Heads:
+    """Those of a rank that has all of the model's."""
+    return Heads(0, layout.heads, layout.heads)

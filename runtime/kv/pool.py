@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout, all_heads
 
 PAGE_BYTES = 4096
 """The first page holds the region's nonce; blocks start after it."""
@@ -26,6 +26,11 @@ class Pool(Protocol):
     @property
     def layout(self) -> KvLayout:
         """Shape of a block."""
+        ...
+
+    @property
+    def heads(self) -> Heads:
+        """Which of the model's heads the layout's are."""
         ...
 
     @property
@@ -56,8 +61,9 @@ class Pool(Protocol):
 class HostPool:
     """`blocks` blocks of `layout` in a memfd. The memory is gone with its last user, however that one ended."""
 
-    def __init__(self, layout: KvLayout, blocks: int, name: str = "dynamoc-kv") -> None:
+    def __init__(self, layout: KvLayout, blocks: int, name: str = "dynamoc-kv", heads: Heads | None = None) -> None:
         self.layout = layout
+        self.heads = heads or all_heads(layout)
         self.blocks = blocks
         self.data_bytes = layout.block_bytes * blocks
         self.nonce = secrets.token_bytes(NONCE_BYTES)

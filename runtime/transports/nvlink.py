@@ -19,15 +19,17 @@ import numpy as np
 from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Runs
 from dynamoc.runtime.kv.cuda.device import PAUSE_S, SPIN_S, DeviceError, bus_address
 from dynamoc.runtime.kv.cuda.pool import DevicePool
-from dynamoc.runtime.kv.layout import Span
+from dynamoc.runtime.kv.layout import Heads, Span
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
+from dynamoc.runtime.kv.transfer.walk import Walk
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer, Offer
 from dynamoc.runtime.transports.nvlink_probe import probe
 from dynamoc.runtime.transports.nvlink_push import Push
 from dynamoc.runtime.transports.process import check_same_host, has_ended, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
+from dynamoc.runtime.transports.shards import offered_placement, walk_from, walk_to
 from dynamoc.runtime.transports.transfer import ThreadedTransfer, check_pairs, check_span
 
 VERIFY_LIMIT_S = 10.0
@@ -75,7 +77,8 @@ class NvlinkTransport:
                 bus_address(pool.device),
                 pool.nonce,
                 pool.blocks,
-                pool.layout.block_bytes,
+                pool.layout,
+                pool.heads,
             )
         except DeviceError as error:
             raise TransportError(str(error)) from error
@@ -89,14 +92,14 @@ class NvlinkTransport:
             raise TransportError(f"these are not nvlink metadata: {error}") from error
         check_same_host(offer.process, self.name)
         pool = self._registered()
-        if offer.block_bytes != pool.layout.block_bytes:
-            raise TransportError(f"the peer's blocks have {offer.block_bytes} bytes, mine {pool.layout.block_bytes}")
+        placement = offered_placement(offer.layout, offer.heads, offer.blocks)
+        walk_to(pool, placement)
         if has_ended(offer.process.encode()):
             raise TransportError(f"the pool of process {offer.process.pid} cannot be mapped: the process has ended")
         await probe(offer, pool.device, deadline_s)
         await self._ready()
         try:
-            peer = await self._run(functools.partial(NvlinkPeer, offer, pool.device, self._executor))
+            peer = await self._run(functools.partial(NvlinkPeer, offer, placement, pool.device, self._executor))
         except (OSError, DeviceError) as error:
             raise TransportError(f"the pool of process {offer.process.pid} cannot be mapped: {error}") from error
         self._peers = [known for known in self._peers if not known.closed] + [peer]
@@ -119,7 +122,8 @@ class NvlinkTransport:
         check_pairs(pairs, pool.blocks, peer.blocks)
         span = check_span(pool.layout, layers)
         transfer = ThreadedTransfer(pairs, np.zeros((len(pairs), 2), np.uint64), deadline_s)
-        push = Push(transfer, self._copier, pool, peer, span, after)
+        way = walk_to(pool, peer.placement, layers)
+        push = Push(transfer, self._copier, pool, peer, span, way, after)
         self._transfers.add(transfer)
         transfer.run(self._executor, [push] if len(pairs) else [])
         transfer.on_settled(lambda: self._transfers.discard(transfer))
@@ -133,15 +137,17 @@ class NvlinkTransport:
         del tag
         return False
 
-    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
-        """Sum what arrived, on the device."""
+    async def mismatches(
+        self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
+    ) -> Indices:
+        """Sum what arrived, on the device; `heads` are the writer's, if they are not mine."""
         pool = self._registered()
-        span = check_span(pool.layout, layers)
+        span, way = check_span(pool.layout, layers), walk_from(pool, heads, layers)
         if len(checksums) != 16 * blocks.size:
             return blocks
         await self._ready()
         try:
-            sums = await self._sum(pool, blocks, span)
+            sums = await self._sum(pool, blocks, span, way)
         except (DeviceError, TimeoutError) as error:
             raise TransportError(f"what arrived cannot be verified: {error}") from error
         wrong = (sums != np.frombuffer(checksums, "<u8").reshape(-1, 2)).any(axis=1)
@@ -182,12 +188,16 @@ class NvlinkTransport:
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
-    async def _sum(self, pool: DevicePool, blocks: Indices, span: Span) -> Table:
+    async def _sum(self, pool: DevicePool, blocks: Indices, span: Span, way: Walk | None) -> Table:
         assert self._verifier is not None
         loop = asyncio.get_running_loop()
         began = loop.time()
-        runs = Runs(pool.address + span.start, pool.layout.block_bytes, blocks.astype(np.uint64))
-        summed = self._verifier.sum(runs, span.size, deadline_s=VERIFY_LIMIT_S)
+        runs = Runs(pool.address, pool.layout.block_bytes, blocks.astype(np.uint64))
+        if way is None:
+            runs = runs._replace(base=runs.base + span.start)
+            summed = self._verifier.sum(runs, span.size, deadline_s=VERIFY_LIMIT_S)
+        else:
+            summed = self._verifier.sum_slices(way, runs, deadline_s=VERIFY_LIMIT_S)
         while not summed.is_done():
             waited = loop.time() - began
             if waited > VERIFY_LIMIT_S:

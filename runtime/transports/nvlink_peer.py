@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 import msgspec
 
 from dynamoc.runtime.kv.cuda.pool import MappedPool
+from dynamoc.runtime.kv.layout import Heads, KvLayout
+from dynamoc.runtime.kv.transfer.walk import Placement
 from dynamoc.runtime.transports.process import Process, Watched
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -19,7 +21,13 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     bus: str
     nonce: bytes
     blocks: int
-    block_bytes: int
+    layout: KvLayout
+    heads: Heads
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return self.layout.block_bytes
 
     @property
     def data_bytes(self) -> int:
@@ -39,9 +47,10 @@ def map_offered(offer: Offer, device: int) -> MappedPool:
 class NvlinkPeer(Watched):
     """A pool that this process writes to. All work with it, and its end, pass through one thread."""
 
-    def __init__(self, offer: Offer, device: int, executor: Executor) -> None:
+    def __init__(self, offer: Offer, placement: Placement, device: int, executor: Executor) -> None:
         super().__init__(offer.process)
         self.blocks = offer.blocks
+        self.placement = placement
         self._executor = executor
         self._mapped = map_offered(offer, device)
         self.address = self._mapped.address

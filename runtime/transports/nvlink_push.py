@@ -12,6 +12,7 @@ import numpy as np
 from dynamoc.runtime.kv.cuda.copier import SLOT_RUNS, Copier, Copy, Runs
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import Span
+from dynamoc.runtime.kv.transfer.walk import Walk
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer
 from dynamoc.runtime.transports.transfer import ThreadedTransfer
 
@@ -33,6 +34,8 @@ class Push:
     pool: DevicePool
     peer: NvlinkPeer
     span: Span
+    way: Walk | None
+    """Into blocks that are not like mine: what of them is written."""
     after: int | None
 
     def __call__(self) -> int:
@@ -51,20 +54,29 @@ class Push:
         finally:
             for _, copy in under_way:
                 _quiesce(copy)
-        return len(self.transfer.pairs) * self.span.size
+        return len(self.transfer.pairs) * self._size
+
+    @property
+    def _size(self) -> int:
+        """Bytes a pair."""
+        return self.span.size if self.way is None else self.way.size
 
     def _check(self) -> None:
         self.transfer.check()
         self.peer.check()
 
     def _batches(self) -> Iterator[slice]:
-        count, step = len(self.transfer.pairs), min(SLOT_RUNS, max(1, BATCH_BYTES // self.span.size))
+        count, step = len(self.transfer.pairs), min(SLOT_RUNS, max(1, BATCH_BYTES // self._size))
         return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
     def _start(self, part: slice) -> Copy:
         pairs, stride = self.transfer.pairs, self.pool.layout.block_bytes
-        source = Runs(self.pool.address + self.span.start, stride, pairs.sources[part].astype(np.uint64))
-        target = Runs(self.peer.address + self.span.start, stride, pairs.destinations[part].astype(np.uint64))
+        source = Runs(self.pool.address, stride, pairs.sources[part].astype(np.uint64))
+        target = Runs(self.peer.address, stride, pairs.destinations[part].astype(np.uint64))
+        if self.way is not None:
+            target = target._replace(stride=self.way.target_stride)
+            return self.copier.copy_slices(self.way, source, target, sums=True, deadline_s=self._remaining_s())
+        source, target = (side._replace(base=side.base + self.span.start) for side in (source, target))
         return self.copier.copy(source, target, self.span.size, sums=True, deadline_s=self._remaining_s())
 
     def _finish(self, under_way: deque[tuple[slice, Copy]]) -> None:

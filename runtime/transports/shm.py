@@ -19,12 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
+from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.pool import NONCE_BYTES, PAGE_BYTES, HostPool, Pool
 from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, unit_rows, units_of
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.rows import Rows, pick, put, rows_of
+from dynamoc.runtime.kv.transfer.walk import Placement
 from dynamoc.runtime.transports.process import Process, Watched, check_same_host, has_ended, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
+from dynamoc.runtime.transports.shards import copy_units, mismatched, offered_placement, walk_from, walk_to
 from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, check_pairs, check_span, host_pool
 
 CHUNK_BYTES = 2 * 1024 * 1024
@@ -38,15 +41,21 @@ class _Metadata(msgspec.Struct, frozen=True, array_like=True):
     fd: int
     nonce: bytes
     blocks: int
-    block_bytes: int
+    layout: KvLayout
+    heads: Heads
+
+    @property
+    def block_bytes(self) -> int:
+        return self.layout.block_bytes
 
 
 class ShmPeer(Watched):
     """The mapped pool of another process."""
 
-    def __init__(self, offered: _Metadata) -> None:
+    def __init__(self, offered: _Metadata, placement: Placement) -> None:
         super().__init__(offered.process)
         self.blocks = offered.blocks
+        self.placement = placement
         self.data = memoryview(_map_pool(offered))[PAGE_BYTES:]
 
     def close(self) -> None:
@@ -79,7 +88,7 @@ class ShmTransport:
     def metadata(self) -> bytes:
         """Where peers find the pool."""
         pool = self._registered()
-        me = _Metadata(this_process(), os.getuid(), pool.fd, pool.nonce, pool.blocks, pool.layout.block_bytes)
+        me = _Metadata(this_process(), os.getuid(), pool.fd, pool.nonce, pool.blocks, pool.layout, pool.heads)
         return msgspec.msgpack.encode(me)
 
     async def connect(self, metadata: bytes, deadline_s: float) -> Peer:
@@ -94,11 +103,10 @@ class ShmTransport:
             raise TransportError(
                 f"shm needs both workers to run as one user: the peer is {offered.uid}, I am {os.getuid()}"
             )
-        if offered.block_bytes != self._registered().layout.block_bytes:
-            mine = self._registered().layout.block_bytes
-            raise TransportError(f"the peer's blocks have {offered.block_bytes} bytes, mine {mine}")
+        placement = offered_placement(offered.layout, offered.heads, offered.blocks)
+        walk_to(self._registered(), placement)
         try:
-            return ShmPeer(offered)
+            return ShmPeer(offered, placement)
         except OSError as error:
             raise TransportError(f"the pool of process {offered.process.pid} cannot be mapped: {error}") from error
 
@@ -118,12 +126,18 @@ class ShmTransport:
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)
         span = check_span(pool.layout, layers)
-        source, target = (rows_of(data, pool.layout.block_bytes, span) for data in (pool.data, peer.data))
-        units = list(enumerate(units_of(len(pairs), span.size)))
-        step = max(1, CHUNK_BYTES // (span.size * unit_rows(span.size)))
+        way = walk_to(pool, peer.placement, layers)
+        size = span.size if way is None else way.size
+        units = list(enumerate(units_of(len(pairs), size)))
+        step = max(1, CHUNK_BYTES // (size * unit_rows(size)))
         chunks = deque(units[start : start + step] for start in range(0, len(units), step))
         transfer = ThreadedTransfer(pairs, np.zeros(len(units), np.uint64), deadline_s)
-        lane = functools.partial(_copy, transfer, source, peer, target, chunks, self._digest)
+        if way is None:
+            source, target = (rows_of(data, pool.layout.block_bytes, span) for data in (pool.data, peer.data))
+            lane = functools.partial(_copy, transfer, source, peer, target, chunks, self._digest)
+        else:
+            mine, theirs = (np.frombuffer(data, np.uint8) for data in (pool.data, peer.data))
+            lane = functools.partial(copy_units, transfer, way, mine, theirs, peer, chunks)
         self._transfers.add(transfer)
         transfer.run(self._executor, [lane] * min(LANES, len(chunks)))
         transfer.on_settled(lambda: self._transfers.discard(transfer))
@@ -137,9 +151,14 @@ class ShmTransport:
         del tag
         return False
 
-    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
-        """Hash what arrived."""
+    async def mismatches(
+        self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
+    ) -> Indices:
+        """Hash what arrived; `heads` are the writer's, if they are not mine."""
         pool = self._registered()
+        way = walk_from(pool, heads, layers)
+        if way is not None:
+            return await asyncio.to_thread(mismatched, way, pool, blocks, checksums)
         rows = rows_of(pool.data, pool.layout.block_bytes, check_span(pool.layout, layers))
         return await asyncio.to_thread(mismatches, rows, blocks, checksums)
 

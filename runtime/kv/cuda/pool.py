@@ -7,7 +7,7 @@ import secrets
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.device import checked, on_device, require_devices, runtime
-from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout, all_heads
 from dynamoc.runtime.kv.pool import NONCE_BYTES, HostPool
 
 GRAIN_BYTES = 2 << 20
@@ -21,9 +21,10 @@ _PORTABLE_AND_MAPPED = 3
 class DevicePool:
     """`blocks` blocks of `layout` on one GPU, in plain device memory: what another process may map."""
 
-    def __init__(self, layout: KvLayout, blocks: int, device: int) -> None:
+    def __init__(self, layout: KvLayout, blocks: int, device: int, heads: Heads | None = None) -> None:
         require_devices()
         self.layout = layout
+        self.heads = heads or all_heads(layout)
         self.blocks = blocks
         self.device = device
         self.data_bytes = layout.block_bytes * blocks

@@ -30,6 +30,21 @@ def slice_of(walk: Walk, source: Bytes, block: int) -> Bytes:
     return np.ascontiguousarray(_view(source, walk.source + block * walk.source_stride, walk, 1)).reshape(-1)
 
 
+def gather_slices(walk: Walk, source: Bytes, blocks: Indices) -> Bytes:
+    """[blocks, bytes]: the slice of each block, in the order of the walk."""
+    gathered = np.empty((blocks.size, walk.size), np.uint8)
+    for row, block in enumerate(blocks.tolist()):
+        gathered[row] = slice_of(walk, source, block)
+    return gathered
+
+
+def scatter_slices(walk: Walk, data: Bytes, target: Bytes, blocks: Indices) -> None:
+    """Put what was gathered into the slices of these blocks."""
+    shape = (*(step.times for step in walk.steps[::-1]), walk.run_bytes)
+    for row, block in enumerate(blocks.tolist()):
+        np.copyto(_view(target, walk.target + block * walk.target_stride, walk, 2), data[row].reshape(shape))
+
+
 def sum_slices(walk: Walk, source: Bytes, sources: Indices) -> Table:
     """The two sums of the slice of each block, rows of plain and weighted."""
     places = walk.canonical + _places(walk)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from dynamoc.runtime.kv.layout import Heads, KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout, all_heads
 
 
 class Axis(StrEnum):
@@ -61,7 +61,7 @@ class Placement:
     @property
     def held(self) -> Heads:
         """The model's heads that are here."""
-        return self.heads or Heads(0, self.layout.heads, self.layout.heads)
+        return self.heads or all_heads(self.layout)
 
     def strides(self) -> dict[Axis, int]:
         """Bytes from one to the next along each axis."""

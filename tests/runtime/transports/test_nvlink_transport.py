@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from pool_process import KEY, layout_of, missing
 
+from dynamoc.runtime.kv.layout import all_heads
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.nvlink_peer import Offer
@@ -16,7 +17,8 @@ from dynamoc.runtime.transports.nvlink_probe import probe
 from dynamoc.runtime.transports.process import this_process
 from dynamoc.runtime.transports.protocol import TransportError
 
-OFFER = Offer(this_process(), bytes(64), "0000:00:00.0", bytes(16), 4, 4096)
+LAYOUT = layout_of(4096)
+OFFER = Offer(this_process(), bytes(64), "0000:00:00.0", bytes(16), 4, LAYOUT, all_heads(LAYOUT))
 
 
 def test_a_host_pool_is_refused() -> None:
