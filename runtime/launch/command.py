@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ class Completion:
             write_atomically(self._file(name), text.encode())
         words = tuple(self._word(word, launch) for word in launch.words)
         env = {name: self._word(word, launch) for name, word in launch.env.items()}
-        return Command((str(Path(launch.python or sys.executable).expanduser()), *words), env)
+        if launch.python is None:
+            return Command((sys.executable, *words), env)
+        python = str(Path(launch.python).expanduser())
+        return Command((python, *words), _beside(python) | env)
 
     def _word(self, word: Word, launch: Launch) -> str:
         match word:
@@ -72,3 +76,9 @@ class Completion:
         if Path(name).name != name:
             raise LaunchError(f"`{self.spec.name}` brings a file `{name}`: that is not a plain name")
         return self.run_dir / FOLDER / self.spec.name / name
+
+
+def _beside(python: str) -> dict[str, str]:
+    """An engine calls tools of its environment by name, such as its compiler's build program."""
+    folder, slash, _ = python.rpartition("/")
+    return {"PATH": f"{folder}:{os.environ.get('PATH', os.defpath)}"} if slash else {}

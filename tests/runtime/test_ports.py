@@ -12,6 +12,7 @@ from dynamoc.runtime.agent.places import free_offsets
 from dynamoc.runtime.manifest import (
     MANIFEST_VERSION,
     HostRef,
+    Joined,
     Launch,
     Manifest,
     ModelRef,
@@ -40,7 +41,9 @@ def manifest(*processes: ProcessSpec, ports: PortRange = RANGE) -> Manifest:
 
 def test_every_port_of_the_plan_moves_alike_and_a_frontend_stays() -> None:
     words = ("--port", PortRef(port=21095), HostRef(node=0, port=21090), HostRef(node=1), "21095")
-    launch = Launch(words=words, env={"PORT": PortRef(port=21095)}, serves=PortRef(port=21095))
+    joined = Joined(pieces=("tcp://127.0.0.1:", PortRef(port=21090)))
+    served = {"serves": PortRef(port=21095), "events": PortRef(port=21090)}
+    launch = Launch(words=(*words, joined), env={"PORT": PortRef(port=21095)}, **served)
     plan = manifest(
         process("api", Role.FRONTEND, http=21050),
         process("w", Role.DECODE, launch=launch, http=21095, rendezvous=21090),
@@ -50,9 +53,13 @@ def test_every_port_of_the_plan_moves_alike_and_a_frontend_stays() -> None:
 
     assert api.ports == {"http": 21050}
     assert worker.ports == {"http": 21005, "rendezvous": 21000}
-    assert worker.launch.words == ("--port", PortRef(port=21005), HostRef(node=0, port=21000), HostRef(node=1), "21095")
+    assert worker.launch.words == (
+        *("--port", PortRef(port=21005), HostRef(node=0, port=21000), HostRef(node=1), "21095"),
+        Joined(pieces=("tcp://127.0.0.1:", PortRef(port=21000))),
+    )
     assert worker.launch.env == {"PORT": PortRef(port=21005)}
     assert worker.launch.serves == PortRef(port=21005)
+    assert worker.launch.events == PortRef(port=21000)
     assert shifted(plan, 0) is plan
 
 

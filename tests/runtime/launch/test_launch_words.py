@@ -13,6 +13,7 @@ from dynamoc.runtime.manifest import (
     MANIFEST_VERSION,
     FileRef,
     HostRef,
+    Joined,
     Launch,
     Manifest,
     ModelRef,
@@ -59,6 +60,22 @@ def test_words_are_completed_and_files_are_there(tmp_path: Path) -> None:
     assert command.env == {"AT": "10.0.0.7:9"}
     assert file.read_text() == "a: 1\n"
     assert [path.name for path in file.parent.iterdir()] == ["o.yaml"]
+
+
+def test_a_word_of_several_pieces_is_one_word(tmp_path: Path) -> None:
+    launch = Launch(words=(Joined(pieces=('{"endpoint": "tcp://', HostRef(node=0, port=9), '"}')),))
+
+    assert completion(tmp_path, launch).command(launch).argv[1:] == ('{"endpoint": "tcp://10.0.0.7:9"}',)
+
+
+def test_an_engine_has_its_own_interpreter_and_the_tools_beside_it(tmp_path: Path) -> None:
+    launch = Launch(words=("-m", "engine"), python="~/venvs/engine/bin/python")
+    command = completion(tmp_path, launch).command(launch)
+    folder = Path.home() / "venvs/engine/bin"
+
+    assert command.argv[0] == str(folder / "python")
+    assert command.env["PATH"].split(":")[0] == str(folder)
+    assert "PATH" not in completion(tmp_path, launch).command(Launch(words=(), python="python3.12")).env
 
 
 def test_an_address_of_version_6_is_in_brackets_only_before_a_port(tmp_path: Path) -> None:
