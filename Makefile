@@ -61,8 +61,8 @@ bench: $(VENV)/.dev model ## Every CPU benchmark, each beside its peer and its c
 fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 	@nice -n 19 $(BIN)/python tests/fuzz/fuzz_spec.py --keep .fuzz --output benchmarks/results/fuzz.json
 
-slurm-test: $(VENV)/.dev model ## Run compiled jobs on a real Slurm, brought up for the tests; needs root
-	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_target.py tests/integration/test_slurm.py tests/integration/test_slurm_shapes.py
+slurm-test: $(VENV)/.dev model ## Everything on a real Slurm that is brought up for it: jobs, faults, shapes; needs root, takes 20 minutes
+	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_*.py tests/integration/test_slurm*.py
 
 aiperf: $(AIPERF)/.$(AIPERF_VERSION) ## AIPerf, pinned, in an environment of its own (1.2 GB)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pipelines import SMOLLM2
-from slurm_cluster import SlurmCluster, slurm_cluster
+from slurm_cluster import SlurmCluster, slow, slurm_cluster
 from test_echo_plan import planned_peers
 
 from dynamoc.runtime.manifest import Role, read_manifest
@@ -126,6 +126,7 @@ def test_a_plan_of_one_node_needs_no_peer_to_have_an_address(cluster: SlurmClust
     assert cluster.field(done.stdout.split()[-1], "NumNodes") == "1"
 
 
+@slow
 def test_a_lost_node_ends_the_job_and_is_said(cluster: SlurmCluster) -> None:
     submit_echo(cluster)
     cluster.wait_ready()
@@ -137,6 +138,7 @@ def test_a_lost_node_ends_the_job_and_is_said(cluster: SlurmCluster) -> None:
     assert not cluster.strays()
 
 
+@slow
 def test_scancel_leaves_nothing_behind(cluster: SlurmCluster) -> None:
     job = submit_echo(cluster)
     cluster.wait_ready()
@@ -146,6 +148,7 @@ def test_scancel_leaves_nothing_behind(cluster: SlurmCluster) -> None:
     assert not cluster.strays()
 
 
+@slow
 def test_an_agent_that_dies_ends_the_job_as_failed(cluster: SlurmCluster) -> None:
     job = submit_echo(cluster)
     cluster.wait_ready()
@@ -217,6 +220,7 @@ def test_a_submitter_that_is_killed_leaves_one_job(cluster: SlurmCluster, held_s
     assert again.stdout.split()[-1] == once_more.stdout.split()[-1] == made[0]
 
 
+@slow
 def test_nothing_is_submitted_while_the_controller_is_down(cluster: SlurmCluster) -> None:
     job = submit_echo(cluster)
     cluster.wait_ready()

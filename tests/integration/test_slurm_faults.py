@@ -193,6 +193,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+@slow
 def test_a_full_disk_in_the_run_folder_ends_the_job(small_disk: Path) -> None:
     with slurm_cluster(small_disk, nodes=1) as cluster:
         (cluster.folder / "spec.yaml").write_text(SPEC.replace("tcp", "shm") + SHORT)

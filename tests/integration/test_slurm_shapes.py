@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 from pipelines import SMOLLM2
-from slurm_cluster import SlurmCluster, slurm_cluster
+from slurm_cluster import WANTED, SlurmCluster, slow, slurm_cluster
 from slurm_jobs import KINDS, SHAPES, Job, addresses, check, generated, inventory, pipeline, submit, told
 
 from dynamoc.compiler.arrays import Point, arrays_of
@@ -27,7 +27,8 @@ from dynamoc.compiler.target import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 
-GRAPHS = 20
+GRAPHS = 20 if WANTED in os.environ else 4
+"""Of four shapes; few where tests of everything are run."""
 AT_ONCE = 4
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
@@ -41,7 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         yield found
 
 
-def test_twenty_generated_plans_run_as_planned(cluster: SlurmCluster) -> None:
+def test_generated_plans_run_as_planned(cluster: SlurmCluster) -> None:
     """Of one, two and three kinds of node, on nodes of their own and on shared ones; several jobs at a time."""
 
     def one(seed: int) -> tuple[int, int]:
@@ -91,6 +92,7 @@ def test_two_jobs_share_a_node_without_meeting(cluster: SlurmCluster) -> None:
     assert not taken[0] & taken[1]
 
 
+@slow
 def test_a_worker_over_two_nodes_meets_at_the_address_of_its_first(cluster: SlurmCluster) -> None:
     job = submit(cluster, "multi-node", told("vllm", tp=3, pp=2), inventory([{**KINDS[1], "gpus": 3, "count": 2}]))
     found = job.wait("told", ["worker-0", "worker-0-1"])
@@ -108,6 +110,7 @@ def test_a_worker_over_two_nodes_meets_at_the_address_of_its_first(cluster: Slur
     assert len({endpoint["host"] for name, endpoint in endpoints.items() if name in found}) == 2
 
 
+@slow
 @pytest.mark.parametrize("exclusive", [True, False], ids=["own nodes", "shared nodes"])
 def test_mpi_ranks_are_one_step_and_every_rank_sees_the_same(cluster: SlurmCluster, exclusive: bool) -> None:
     """`pmi2` here: it needs no library on the nodes. Ranks of both nodes, one world, words of leader and followers."""
@@ -151,6 +154,7 @@ def test_mpi_ranks_are_one_step_and_every_rank_sees_the_same(cluster: SlurmClust
     assert not any(Path(f"/proc/{process['pid']}").exists() for process in found.values())
 
 
+@slow
 def test_an_array_runs_every_point_in_its_own_folder(cluster: SlurmCluster) -> None:
     """Points of two shapes are two arrays, one of several kinds of node is alone; at most two run at a time."""
     folder = cluster.folder / "campaign"
@@ -194,6 +198,7 @@ def test_an_array_runs_every_point_in_its_own_folder(cluster: SlurmCluster) -> N
     assert [points.index(point) for point in made.alone] == [3]
 
 
+@slow
 def test_a_job_that_needs_every_gpu_node_starts_and_is_one_job(cluster: SlurmCluster) -> None:
     """Processes without GPUs take no node of those with; after a crash its components are one job."""
     workers = {

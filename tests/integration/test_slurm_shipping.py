@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pipelines import SMOLLM2
-from slurm_cluster import SlurmCluster, slurm_cluster
+from slurm_cluster import SlurmCluster, slow, slurm_cluster
 
 SPEC = """
 dynamoc: 1
@@ -154,6 +155,7 @@ def test_nodes_without_dynamoc_get_it_from_the_job(cluster: SlurmCluster, bare: 
     assert not cluster.strays()
 
 
+@slow
 def test_an_archive_that_was_changed_starts_nothing(cluster: SlurmCluster, bare: Path) -> None:
     describe(cluster, bare)
     cluster.dynamoc("compile", "spec.yaml", "--cluster", "cluster.yaml", "--target", "slurm", "-o", "out")
@@ -168,6 +170,7 @@ def test_an_archive_that_was_changed_starts_nothing(cluster: SlurmCluster, bare:
     assert not cluster.processes()
 
 
+@slow
 @pytest.mark.parametrize("container", ["pyxis", "apptainer"])
 def test_steps_run_in_their_image(
     cluster: SlurmCluster, bare: Path, container: str, monkeypatch: pytest.MonkeyPatch
@@ -205,6 +208,36 @@ def test_steps_run_in_their_image(
     assert not cluster.strays()
 
 
+@slow
+def test_a_job_in_containers_is_followed_by_the_next(
+    cluster: SlurmCluster, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no `sbatch` in an image: the script of the job submits, outside."""
+    load = "load: {isl: 64, osl: 64, concurrency: [1, 2, 4], requests: 24}\n"
+    (cluster.folder / "spec.yaml").write_text(SPEC.replace("engine: echo", "engine: mocker") + load)
+    more = f", container: apptainer, image: nvcr.io/team/dynamoc:1, image_cache: {cluster.folder}/images"
+    describe(cluster, bare, more)
+    scratch = cluster.folder / "disk"
+    text = (cluster.folder / "cluster.yaml").read_text().replace(str(cluster.folder / "local disk"), str(scratch))
+    (cluster.folder / "cluster.yaml").write_text(text)
+    stand_ins(cluster, monkeypatch)
+    done = cluster.dynamoc("submit", "spec.yaml", "--cluster", "cluster.yaml", "--retry", "1")
+    first = done.stdout.split()[-1]
+    deadline = time.monotonic() + 60
+    while not (cluster.run_folder() / "results/c1.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    cluster.call("scancel", "--batch", "--signal=USR1", first)
+    while cluster.field(first, "JobState") in ("RUNNING", "COMPLETING") and time.monotonic() < deadline + 60:
+        time.sleep(0.2)
+    second = [job for job in cluster.job_ids() if job > first]
+    followed = cluster.dynamoc("submit", "--follow", "runs/latest")
+
+    assert cluster.field(first, "ExitCode") == "75:0"
+    assert len(second) == 1, "nobody followed the job: it did this itself"
+    assert followed.returncode == 0, followed.stdout
+    assert {path.stem for path in cluster.run_folder().glob("results/*.json")} == {"c1", "c2", "c4"}
+
+
 def test_slurm_reads_a_hostile_word_as_it_was_written(cluster: SlurmCluster) -> None:
     word = "a 'b' \"c\" $(touch owned) `touch owned` ${HOME} ; # \\ d"
     site = json.dumps({"directives": {"mail-type": "END", "mail-user": word, "hold": True}})
@@ -217,6 +250,7 @@ def test_slurm_reads_a_hostile_word_as_it_was_written(cluster: SlurmCluster) -> 
     assert not (cluster.folder / "owned").exists()
 
 
+@slow
 def test_a_wish_that_slurm_refuses_is_dropped_and_said(cluster: SlurmCluster) -> None:
     """A controller of before 23.11 knows no segments; a later one has no topology here."""
     nodes = "nodes: [{name: node, count: 2, cpus: 6, memory: 8 GiB}]"
