@@ -10,6 +10,7 @@ from dynamoc.runtime.transports.protocol import Transport, TransportError
 TRANSPORTS: Mapping[str, str] = {
     "shm": "dynamoc.runtime.transports.shm:ShmTransport",
     "nvlink": "dynamoc.runtime.transports.nvlink:NvlinkTransport",
+    "nixl": "dynamoc.runtime.transports.nixl:NixlTransport",
     "tcp": "dynamoc.runtime.transports.tcp:TcpTransport",
 }
 

@@ -51,7 +51,7 @@ class TcpTransport:
         """Listen for writers on exactly `host:port`; OSError if it cannot be bound."""
         listener = socket.create_server((host, port), backlog=128)
         listener.setblocking(False)
-        self._owner = TcpOwner(self._key, self._registered(), listener)
+        self._owner = self.owner(listener)
         return self._owner.address[1]
 
     def metadata(self) -> bytes:
@@ -62,14 +62,8 @@ class TcpTransport:
 
     async def connect(self, metadata: bytes, deadline_s: float) -> Peer:
         """Open the first data connection and prove both ends."""
-        try:
-            offered = msgspec.msgpack.decode(metadata, type=Metadata)
-        except msgspec.MsgspecError as error:
-            raise TransportError(f"these are not tcp metadata: {error}") from error
-        mine = self._registered().layout.block_bytes
-        if offered.block_bytes != mine:
-            raise TransportError(f"the peer's blocks have {offered.block_bytes} bytes, mine {mine}")
-        peer = TcpPeer(self._key, offered)
+        offered = self.offered(metadata)
+        peer = self.peer(offered)
         check = wire.until(time.monotonic() + deadline_s, "connecting")
         try:
             peer.give_back(await asyncio.wrap_future(peer.executor.submit(peer.take, check, deadline_s)))
@@ -103,7 +97,8 @@ class TcpTransport:
         bounds = [units * lane // count for lane in range(count + 1)] if count else [0]
         shares = [range(start, end) for start, end in itertools.pairwise(bounds)]
         self._transfers.add(transfer)
-        transfer.run(peer.executor, [Lane(transfer, pool, peer, share, span, tag, self._digest) for share in shares])
+        lanes = [self.lane(transfer, pool, peer, share, span, tag, self._digest) for share in shares]
+        transfer.run(peer.executor, lanes)
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
 
@@ -141,6 +136,29 @@ class TcpTransport:
             peer.close()
         if self._owner is not None:
             await self._owner.close()
+
+    # ---- what a transport that agrees on transfers in the same way does otherwise ---------------------------
+
+    lane: type[Lane] = Lane
+
+    def owner(self, listener: socket.socket) -> TcpOwner:
+        """The listening end."""
+        return TcpOwner(self._key, self._registered(), listener)
+
+    def peer(self, offered: Metadata) -> TcpPeer:
+        """The other end of a pool that was offered."""
+        return TcpPeer(self._key, offered)
+
+    def offered(self, metadata: bytes) -> Metadata:
+        """What a peer offers; TransportError if it is none, or blocks of another size."""
+        try:
+            offered = msgspec.msgpack.decode(metadata, type=Metadata)
+        except msgspec.MsgspecError as error:
+            raise TransportError(f"these are not {self.name} metadata: {error}") from error
+        mine = self._registered().layout.block_bytes
+        if offered.block_bytes != mine:
+            raise TransportError(f"the peer's blocks have {offered.block_bytes} bytes, mine {mine}")
+        return offered
 
     def _registered(self) -> HostPool:
         if self._pool is None:

@@ -8,9 +8,10 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +38,58 @@ class _Grant:
     writing: dict[socket.socket, Future[None]] = field(default_factory=dict)
 
 
-class TcpOwner:
-    """Listens for writers of one pool. One thread a connection, which reads straight into the blocks."""
+class Receiver(Protocol):
+    """How the bytes of a transfer come in, once its blocks are announced."""
 
-    def __init__(self, key: bytes, pool: HostPool, listener: socket.socket) -> None:
+    def cut(self, count: int, row_bytes: int) -> Iterator[slice]:
+        """The blocks that come together, in order; between two of them the owner asks whether it still wants more."""
+        ...
+
+    def fill(self, connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
+        """Put the next of them where they belong; TransportError or OSError."""
+        ...
+
+    def close(self, *, quiet: bool) -> None:
+        """The connection ended; `quiet` if not within a transfer."""
+        ...
+
+
+class Stream:
+    """They come over the connection itself."""
+
+    def cut(self, count: int, row_bytes: int) -> Iterator[slice]:
+        """One unit after another."""
+        return units_of(count, row_bytes)
+
+    def fill(self, connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
+        """Receive into the blocks; by way of a buffer, if they are not one run of bytes."""
+        run = in_place(rows, blocks)
+        data = np.empty((blocks.size, rows.shape[1]), rows.dtype) if run is None else run
+        wire.receive_into(connection, bytes_of(data), check)
+        if run is None:
+            put(rows, blocks, data)
+
+    def close(self, *, quiet: bool) -> None:
+        """Nothing is left."""
+
+
+Attach = Callable[[socket.socket, wire.Check], Receiver]
+
+
+def stream(connection: socket.socket, check: wire.Check) -> Receiver:
+    """Nothing needs to be agreed on."""
+    del connection, check
+    return Stream()
+
+
+class TcpOwner:
+    """Listens for writers of one pool. One thread a connection, which puts what comes into the blocks."""
+
+    def __init__(self, key: bytes, pool: HostPool, listener: socket.socket, attach: Attach = stream) -> None:
         self._key = key
         self._pool = pool
         self._listener = listener
+        self._attach = attach
         self._lock = threading.Lock()
         self._grants: dict[int, _Grant] = {}
         self._connections: dict[socket.socket, threading.Thread] = {}
@@ -107,8 +153,7 @@ class TcpOwner:
         try:
             greeted = wire.until(time.monotonic() + GREETING_LIMIT_S, "greeting")
             wire.greet_as_owner(connection, self._key, self._pool.nonce, greeted)
-            while True:
-                self._take(connection, wire.receive(connection, wire.HEADER.size, self._check_open))
+            self._serve_attached(connection, self._attach(connection, greeted))
         except (OSError, TransportError) as error:
             if not self._closing:
                 _log.info("data connection ended: %s", error)
@@ -117,7 +162,18 @@ class TcpOwner:
                 self._connections.pop(connection, None)
                 connection.close()
 
-    def _take(self, connection: socket.socket, header: bytes) -> None:
+    def _serve_attached(self, connection: socket.socket, receiver: Receiver) -> None:
+        quiet = True
+        try:
+            while True:
+                header = wire.receive(connection, wire.HEADER.size, self._check_open)
+                quiet = False
+                self._take(connection, header, receiver)
+                quiet = True
+        finally:
+            receiver.close(quiet=quiet)
+
+    def _take(self, connection: socket.socket, header: bytes, receiver: Receiver) -> None:
         """One transfer, from its header to its last answer."""
         tag, count, block_bytes, start, size, seconds = wire.HEADER.unpack(header)
         span = Span(start, size)
@@ -135,11 +191,11 @@ class TcpOwner:
         try:
             wire.answer_ok(connection, in_time)
             rows = rows_of(self._pool.data, block_bytes, span)
-            for unit in units_of(count, size):
-                # Asked before each unit: whoever revokes waits for the one that is being filled.
+            for part in receiver.cut(count, size):
+                # Asked before each part: whoever revokes waits for the one that is being filled.
                 in_time()
                 self._check_granted(tag)
-                _fill(connection, rows, blocks[unit], in_time)
+                receiver.fill(connection, rows, blocks[part], in_time)
         finally:
             self._leave(tag, connection, ended)
         wire.answer_ok(connection, in_time)
@@ -172,15 +228,6 @@ class TcpOwner:
     def _check_open(self) -> None:
         if self._closing:
             raise TransportError("closing")
-
-
-def _fill(connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
-    """Receive a unit into its blocks; by way of a buffer, if they are not one run of bytes."""
-    run = in_place(rows, blocks)
-    data = np.empty((blocks.size, rows.shape[1]), rows.dtype) if run is None else run
-    wire.receive_into(connection, bytes_of(data), check)
-    if run is None:
-        put(rows, blocks, data)
 
 
 def _hang_up(connection: socket.socket) -> None:

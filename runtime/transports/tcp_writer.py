@@ -13,7 +13,8 @@ import msgspec
 from dynamoc.runtime.kv.layout import Span
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.checksums import unit_rows
-from dynamoc.runtime.kv.transfer.rows import bytes_of, pick, rows_of
+from dynamoc.runtime.kv.transfer.pairs import Indices
+from dynamoc.runtime.kv.transfer.rows import Rows, bytes_of, pick, rows_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Outcome, TransportError
 from dynamoc.runtime.transports.transfer import Digest, Stopped, ThreadedTransfer
@@ -51,16 +52,24 @@ class TcpPeer:
                 idle = self._idle.popleft()
                 if _still_open(idle):
                     return idle
-                idle.close()
+                self.end(idle)
         connection = socket.create_connection((self._offered.host, self._offered.port), max(remaining_s, 0.001))
         try:
             connection.settimeout(wire.POLL_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire.greet_as_writer(connection, self._key, self._offered.nonce, check)
+            self.greeted(connection, check)
         except BaseException:
-            connection.close()
+            self.end(connection)
             raise
         return connection
+
+    def greeted(self, connection: socket.socket, check: wire.Check) -> None:
+        """What both ends agree on before the first transfer."""
+
+    def end(self, connection: socket.socket) -> None:
+        """No transfer uses it any more."""
+        connection.close()
 
     def give_back(self, connection: socket.socket) -> None:
         """Keep a connection whose last transfer ended well."""
@@ -81,7 +90,7 @@ class TcpPeer:
     def _drop_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                self._idle.popleft().close()
+                self.end(self._idle.popleft())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ class Lane:
             try:
                 moved = self._stream(connection)
             except BaseException:
-                connection.close()
+                self.peer.end(connection)
                 raise
         except (OSError, TransportError):
             self._check()  # a deadline or a cancellation that the owner noticed first is still that
@@ -125,14 +134,18 @@ class Lane:
         header = wire.HEADER.pack(self.tag, sources.size, block_bytes, *self.span, left_s)
         wire.send_all(connection, header + destinations.astype("<u4").tobytes(), check)
         wire.accept_answer(connection, check)
-        rows = rows_of(self.pool.data, block_bytes, self.span)
-        for turn, unit in enumerate(self.units):
-            check()
-            data = pick(rows, sources[turn * step : (turn + 1) * step])
-            transfer.checksums[unit] = self.digest(data)
-            wire.send_all(connection, bytes_of(data), check)
+        self._send(connection, rows_of(self.pool.data, block_bytes, self.span), sources)
         wire.accept_answer(connection, check)
         return sources.size * self.span.size
+
+    def _send(self, connection: socket.socket, rows: Rows, sources: Indices) -> None:
+        """The bytes of these blocks, with their checksums."""
+        step = unit_rows(self.span.size)
+        for turn, unit in enumerate(self.units):
+            self._check()
+            data = pick(rows, sources[turn * step : (turn + 1) * step])
+            self.transfer.checksums[unit] = self.digest(data)
+            wire.send_all(connection, bytes_of(data), self._check)
 
 
 def _still_open(connection: socket.socket) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
+from dynamoc.runtime.transports.nixl_agent import PACKAGES
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.registry import make_transport
@@ -35,6 +37,8 @@ def layout_of(block_bytes: int, layers: int = 1) -> KvLayout:
 
 def missing(transport: str) -> str:
     """Why this machine cannot run a transport; empty if it can."""
+    if transport == "nixl":
+        return "" if any(importlib.util.find_spec(name) for name in PACKAGES) else "NIXL is not installed"
     if transport != "nvlink":
         return ""
     try:

@@ -14,5 +14,5 @@ def test_a_transport_is_called_what_the_plan_calls_it(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(TransportError, match="unknown transport `rdma`; known: shm, nvlink, tcp"):
+    with pytest.raises(TransportError, match="unknown transport `rdma`; known: shm, nvlink, nixl, tcp"):
         make_transport("rdma", b"key")

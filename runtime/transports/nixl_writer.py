@@ -1,0 +1,173 @@
+"""The sending end of nixl: blocks are gathered into slots, and each slot is written to the peer's in one run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+from dynamoc.runtime.kv.transfer.checksums import unit_rows
+from dynamoc.runtime.kv.transfer.pairs import Indices
+from dynamoc.runtime.kv.transfer.rows import Rows, pick
+from dynamoc.runtime.transports import tcp_wire as wire
+from dynamoc.runtime.transports.nixl_agent import Agent, Write
+from dynamoc.runtime.transports.nixl_staging import (
+    SLOTS,
+    Attach,
+    Leased,
+    Stage,
+    Stages,
+    receive_frame,
+    send_frame,
+    slot_units,
+)
+from dynamoc.runtime.transports.protocol import TransportError
+from dynamoc.runtime.transports.tcp_writer import Lane, Metadata, TcpPeer
+
+SPIN_S = 0.0002
+PAUSE_S = 0.0001
+"""A wait looks without pause as long as a slot within a host takes, then every `PAUSE_S`."""
+GRACE_S = 0.2
+"""How long a write that was given up may take to end before its slots go to quarantine."""
+MAX_SLOT_BYTES = 1 << 30
+
+log = logging.getLogger("dynamoc.transports.nixl")
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """The slots of one connection: `stage` here, `there` at the peer; `under_way` is the last write."""
+
+    agent: Agent
+    lease: int
+    stage: Stage
+    there: Leased
+    under_way: Write | None = None
+
+    def write(self, slot: int, size: int) -> None:
+        """Begin to write the beginning of a slot onto the same at the peer; none may be under way."""
+        start = slot * self.stage.slot_bytes
+        self.under_way = self.agent.write(
+            self.stage.address + start, size, self.there.agent, self.there.address + start
+        )
+
+    def wait(self, check: wire.Check) -> None:
+        """Until what is under way has arrived; TransportError, or what `check` raises."""
+        began = time.monotonic()
+        while self.under_way is not None and not self.under_way.is_done():
+            check()
+            if time.monotonic() - began < SPIN_S:
+                os.sched_yield()
+            else:
+                time.sleep(PAUSE_S)
+        self.under_way = None
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way, proved by its arrival: that a write failed proves nothing."""
+        try:
+            if self.under_way is not None and self.under_way.is_done():
+                self.under_way = None
+        except TransportError:
+            return False
+        return self.under_way is None
+
+
+class NixlPeer(TcpPeer):
+    """A remote pool: its connections, and the slots of each."""
+
+    def __init__(self, key: bytes, offered: Metadata, agent: Agent, stages: Stages) -> None:
+        super().__init__(key, offered)
+        self._agent = agent
+        self._stages = stages
+        self._links: dict[socket.socket, Link] = {}
+        self._given_up: list[Link] = []
+        self._quiet: list[int] = []
+        self._guard = threading.Lock()
+
+    def link(self, connection: socket.socket) -> Link:
+        """The slots of a connection."""
+        return self._links[connection]
+
+    def greeted(self, connection: socket.socket, check: wire.Check) -> None:
+        """Get slots at the peer, and mine to go with them."""
+        send_frame(connection, Attach(self._take_quiet()), check)
+        wire.accept_answer(connection, check)
+        there = receive_frame(connection, Leased, check)
+        if not 0 < there.slot_bytes <= MAX_SLOT_BYTES:
+            raise TransportError(f"the peer's slots have {there.slot_bytes} B")
+        self._agent.add(there.metadata)
+        lease, stage = self._stages.lease(there.slot_bytes)
+        self._links[connection] = Link(self._agent, lease, stage, there)
+
+    def end(self, connection: socket.socket) -> None:
+        """Close it; its slots are free once what is under way has arrived."""
+        link = self._links.pop(connection, None)
+        until = time.monotonic() + GRACE_S
+        while link is not None and not link.is_quiet() and time.monotonic() < until:
+            time.sleep(PAUSE_S)
+        connection.close()
+        if link is not None:
+            with self._guard:
+                self._given_up.append(link)
+            self._look()
+
+    def _take_quiet(self) -> tuple[int, ...]:
+        self._look()
+        with self._guard:
+            quiet, self._quiet = tuple(self._quiet), []
+        return quiet
+
+    def _look(self) -> None:
+        """Free the slots of ended connections to which nothing is under way any more."""
+        with self._guard:
+            for link in list(self._given_up):
+                if link.is_quiet():
+                    self._given_up.remove(link)
+                    self._stages.give_back(link.lease, quiet=True)
+                    self._quiet.append(link.there.lease)
+            if self._given_up:
+                log.warning("%d stages wait for writes that were given up", len(self._given_up))
+
+
+class NixlLane(Lane):
+    """Gathers and writes slot after slot: one is filled while the one before is under way."""
+
+    __slots__ = ()
+
+    def _send(self, connection: socket.socket, rows: Rows, sources: Indices) -> None:
+        assert isinstance(self.peer, NixlPeer)
+        link = self.peer.link(connection)
+        step = slot_units(link.stage.slot_bytes, self.span.size)
+        starts = range(0, len(self.units), step)
+        for turn, start in enumerate(starts):
+            if turn >= SLOTS:
+                wire.accept_answer(connection, self._check)  # the peer has emptied this slot
+            size = self._gather(link, turn % SLOTS, rows, sources, self.units[start : start + step], start)
+            self._finish(connection, link, turn - 1)
+            self._check()
+            link.write(turn % SLOTS, size)
+        self._finish(connection, link, len(starts) - 1)
+        for _ in range(min(SLOTS, len(starts))):
+            wire.accept_answer(connection, self._check)
+
+    def _gather(self, link: Link, slot: int, rows: Rows, sources: Indices, units: range, first: int) -> int:
+        """Fill a slot with these units; how many bytes that are."""
+        step = unit_rows(self.span.size)
+        blocks = sources[first * step : (first + len(units)) * step]
+        staged = link.stage.rows(slot, blocks.size, rows)
+        for turn, unit in enumerate(units):
+            self._check()
+            part = slice(turn * step, (turn + 1) * step)
+            data = pick(rows, blocks[part])
+            self.transfer.checksums[unit] = self.digest(data)
+            staged[part] = data
+        return staged.nbytes
+
+    def _finish(self, connection: socket.socket, link: Link, turn: int) -> None:
+        """Wait for the write of a turn, and tell the peer."""
+        if turn >= 0:
+            link.wait(self._check)
+            wire.send_all(connection, bytes([turn % SLOTS]), self._check)
