@@ -7,6 +7,7 @@ from typing import Any
 
 from dynamoc.compiler.cluster import Cluster
 from dynamoc.compiler.diagnostics import Change, Edit, Path, Reporter, Span
+from dynamoc.compiler.edits import value_at
 from dynamoc.compiler.models import ModelLibrary
 from dynamoc.compiler.pipeline import Proof, prove
 from dynamoc.compiler.source import Source
@@ -80,5 +81,5 @@ def _is_in(data: Any, path: Path) -> bool:
         in_list = isinstance(data, list) and isinstance(word, int) and word < len(data)
         if not in_list and not (isinstance(data, dict) and word in data):
             return False
-        data = data[word]
+        data = value_at(data, (word,))
     return True
