@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +199,9 @@ def test_made_up_acceptance_is_found_in_what_engines_are_told(process: dict[str,
     )
 
     assert synthetic_acceptance(manifest) == found
+
+
+def test_every_rule_is_in_the_page_that_explains_verdicts() -> None:
+    page = (Path(__file__).parents[3] / "docs/results.md").read_text()
+
+    assert re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE) == list(RULES)
