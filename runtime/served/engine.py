@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamoc.runtime.engines.generator import Capacity
-from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, RequestKey, StepReport, Written
+from dynamoc.runtime.engines.protocol import EngineRequest, RequestKey, StepReport, Written
 from dynamoc.runtime.plane.messages import KvEvent, TokenOutput
 from dynamoc.runtime.process import Endpoint
 from dynamoc.runtime.served.api import Answer, Api, Body
@@ -73,7 +73,7 @@ class ServedEngine:
         del on_written
         self._on_step = on_step
         loop = asyncio.get_running_loop()
-        self._following.append(loop.create_task(self._watch.run(self._counted, self._failed)))
+        self._following.append(loop.create_task(self._watch.run(lambda: len(self._tasks), self._counted, self._failed)))
         if self._subscriber is not None:
             self._following.append(loop.create_task(self._subscriber.follow(self._blocks, self._changed)))
 
@@ -189,7 +189,7 @@ class ServedEngine:
     def _changed(self, events: list[KvEvent]) -> None:
         self._pending().events += events
 
-    def _counted(self, _stats: EngineStats) -> None:
+    def _counted(self) -> None:
         self._pending()
 
     def _failed(self, reason: str) -> None:

@@ -12,10 +12,14 @@ from dynamoc.runtime.served.api import Counted
 from dynamoc.runtime.served.http import Server, ServerError
 from dynamoc.runtime.served.samples import sums_of
 
-INTERVAL_S = 1.0
+BUSY_INTERVAL_S = 1.0
+IDLE_INTERVAL_S = 5.0
+"""Servers write a line of log for every look."""
 LIMIT_S = 10.0
 SICK_LIMIT_S = 30.0
 """An engine that gives no sign of health for so long has failed: it may be slow, but not that slow."""
+
+Failed = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +50,11 @@ class Watch:
             preemptions=last.preemptions,
         )
 
-    async def run(self, on_change: Callable[[EngineStats], None], on_failure: Callable[[str], None]) -> None:
-        """Until cancelled, or until the engine has failed."""
+    async def run(self, requests: Callable[[], int], on_change: Callable[[], None], on_failure: Failed) -> None:
+        """Until cancelled, or until the engine has failed. `requests` are those of this worker."""
         loop = asyncio.get_running_loop()
         well = loop.time()
         while True:
-            await asyncio.sleep(INTERVAL_S)
             try:
                 await self._server.get("/health", LIMIT_S)
                 well = loop.time()
@@ -60,7 +63,9 @@ class Watch:
                     on_failure(f"the engine is not healthy for {SICK_LIMIT_S:g} s: {error}")
                     return
             if await self._count():
-                on_change(self._stats)
+                on_change()
+            busy = requests() or self._stats.running or self._stats.waiting
+            await asyncio.sleep(BUSY_INTERVAL_S if busy else IDLE_INTERVAL_S)
 
     async def _count(self) -> bool:
         """Take over the engine's counters; whether they changed."""
