@@ -91,6 +91,8 @@ def _is_run(folder: Path) -> bool:
 
 def manifest_of(folder: Path) -> Manifest:
     """The plan of a run."""
+    if (folder / ARRAY).is_file():
+        raise RunFolderError(f"{folder} is an array; the run of a point is {folder}/points/POINT/run")
     try:
         return read_manifest(folder / "plan.json")
     except (OSError, ManifestError) as error:

@@ -68,7 +68,8 @@ def _show_array(folder: Path, array: ArrayPlan, form: str) -> int:
         found = [{**msgspec.to_builtins(task), "phase": task.job.phase} for task in tasks]
         click.echo(msgspec.json.encode({"folder": str(folder), "points": array.points, "tasks": found}))
     else:
-        click.echo("\n".join([str(folder), *lines_of(folder, array, tasks)]))
+        lines = ["it was never submitted"] if job is None else lines_of(folder, array, tasks)
+        click.echo("\n".join([str(folder), *lines]))
     return 1 if any(task.job.phase == "failed" for task in tasks) else 0
 
 

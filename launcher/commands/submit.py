@@ -58,6 +58,8 @@ def command(
     from dynamoc.launcher.slurm.receipts import ReceiptsError
     from dynamoc.launcher.slurm.tools import SlurmError
 
+    if (questions or retries) and _holds_array(what):
+        raise click.UsageError("`--ask` and `--retry` go with a single job; tasks of an array make their loads")
     console = Console(highlight=False, soft_wrap=True)
     folders: list[Path] = []
     try:
@@ -74,17 +76,20 @@ def command(
         sys.exit(STOPPED_FOLLOWING)
 
 
+def _holds_array(what: Path) -> bool:
+    from dynamoc.launcher.slurm.arrays import array_of
+    from dynamoc.launcher.slurm.submitted import jobs_in
+
+    return what.is_dir() and any(array_of(job) is not None for job in jobs_in(what))
+
+
 def _submit(folder: Path, questions: tuple[str, ...], max_tokens: int, retries: int, console: Console) -> None:
     """The job of a run folder, once."""
-    from dynamoc.launcher.slurm.arrays import array_of
     from dynamoc.launcher.slurm.receipts import Receipts
     from dynamoc.launcher.slurm.submission import job_of, submit, write_questions
 
-    if questions or retries:
-        if array_of(folder) is not None:
-            raise click.UsageError("`--ask` and `--retry` go with a single job; tasks of an array make their loads")
-        if job_of(folder) is not None:
-            raise click.UsageError(f"{folder} was submitted already; `--ask` and `--retry` go with a new run")
+    if (questions or retries) and job_of(folder) is not None:
+        raise click.UsageError(f"{folder} was submitted already; `--ask` and `--retry` go with a new run")
     if questions:
         write_questions(folder, questions, max_tokens)
     job = submit(folder, retries)
@@ -134,16 +139,20 @@ def _run_folders(what: Path, cluster: Path | None, runs_dir: Path, *, serve: boo
 def _compiled(spec: Path, cluster: Path | None) -> tuple[Artifacts, Mapping[PurePosixPath, Shipment]]:
     from dynamoc.compiler.pipeline import build_plan, emit
     from dynamoc.compiler.target import load_target
-    from dynamoc.launcher.commands.compile import packed
+    from dynamoc.launcher.commands.compile import is_campaign, packed
 
-    if cluster is None:
-        raise click.UsageError(
-            "a spec is proved against the nodes it will run on: `--cluster FILE`; "
-            "`dynamoc inventory --from slurm -o FILE` writes one"
-        )
     target = load_target("slurm")
     findings = Findings()
     with findings.shown():
+        if is_campaign(spec, findings):
+            raise click.UsageError(
+                f"{spec} is a campaign: `dynamoc sweep` runs it, `dynamoc compile` makes arrays of it"
+            )
+        if cluster is None:
+            raise click.UsageError(
+                "a spec is proved against the nodes it will run on: `--cluster FILE`; "
+                "`dynamoc inventory --from slurm -o FILE` writes one"
+            )
         inputs = read_inputs(spec, cluster, findings)
         plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models, target)
     findings.show(warnings)

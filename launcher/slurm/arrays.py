@@ -52,7 +52,7 @@ def follow_array(folder: Path, job: str, array: ArrayPlan, console: Console) -> 
 
 def end_array(folder: Path, job: str, array: ArrayPlan, *, now: bool, margin_s: float) -> bool:
     """What waits is cancelled, what runs drains first, unless it is to end `now`; whether all of it is over."""
-    if not now:
+    if not now and not _wait_over(job, 0.0):
         tools.cancel_waiting(job)
         if any(task.job.phase is Phase.RUNNING for task in tools.look_tasks(job)):
             tools.drain(job)

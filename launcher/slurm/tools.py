@@ -115,7 +115,7 @@ def look_tasks(job: str) -> tuple[Task, ...]:
         return ()
     records = (record for record in _records(text) if "ArrayTaskId" in record)
     return tuple(
-        Task(_numbers(record["ArrayTaskId"]), _job(record["JobId"], record, [record.get("NodeList", "")]))
+        Task(_numbers(of := record["ArrayTaskId"]), _job(f"{job}{OF_A_TASK}{of}", record, [record.get("NodeList", "")]))
         for record in records
     )
 
