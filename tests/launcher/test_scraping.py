@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 
+import msgspec
 import pytest
 
 from dynamoc.launcher.scraping import Moved, ScrapeError, Summary, problems, scrape, scrape_run, summarise
-from dynamoc.runtime.manifest import Edge, Manifest, ModelRef, ProcessSpec, Role
+from dynamoc.runtime.manifest import Edge, Launch, Manifest, ModelRef, ProcessSpec, Role
 from dynamoc.runtime.metrics import Metrics
 
 
@@ -72,6 +73,14 @@ def test_a_path_other_than_the_declared_one_is_a_problem():
         "`tcp` moved 3 blocks, but no edge of the plan declares it",
     ]
     assert problems(manifest_of(transport=None), Summary()) == []
+
+
+def test_what_an_engine_moves_itself_is_not_missed():
+    launched = msgspec.structs.replace(process("decode", Role.DECODE), launch=Launch(words=("-m", "engine")))
+    served = manifest_of(process("prefill", Role.PREFILL), launched, transport="nixl")
+    assert problems(served, Summary()) == []
+    assert problems(served, Summary(moved={"tcp": Moved(1, 1, 0.1)}))
+    assert problems(manifest_of(process("decode", Role.DECODE), transport="nixl"), Summary())
 
 
 def test_a_process_without_metrics_is_said():
