@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,7 +14,7 @@ from dynamoc.runtime.doctor.host_paths import measure_host
 from dynamoc.runtime.doctor.machine import facts, name_of
 from dynamoc.runtime.doctor.timing import WrongBytesError
 from dynamoc.runtime.kv.cuda.device import DeviceError
-from dynamoc.runtime.kv.transfer.measured import Measured, Missing, Place, Sample, Way, cache_folder, load, save
+from dynamoc.runtime.kv.transfer.measured import Measured, Missing, Sample, cache_folder, load, save
 
 
 def main() -> int:
@@ -44,18 +42,11 @@ def examine(disk: Path, cache: Path, total: int, *, fresh: bool) -> Measured:
     kept = None if fresh else load(cache, host)
     if kept is not None:
         return kept
-    found = [*measure_host(total), *measure_disk(disk, total), *measure_gpus(total), *_nixl()]
+    found = [*measure_host(total), *measure_disk(disk, total), *measure_gpus(total)]
     samples = tuple(one for one in found if isinstance(one, Sample))
     measured = Measured(host, here, samples, tuple(one for one in found if isinstance(one, Missing)))
     save(cache, measured)
     return measured
-
-
-def _nixl() -> Iterator[Missing]:
-    """No transport of ours uses it yet; say whether it could."""
-    there = any(importlib.util.find_spec(name) for name in ("nixl_cu13", "nixl_cu12"))
-    what = "no transport of this release uses it" if there else "the package is not installed"
-    yield Missing(Place.HOST, Place.REMOTE, Way.NIXL, what)
 
 
 if __name__ == "__main__":
