@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,11 +29,12 @@ class Blocks:
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
         self._known: dict[Hashable, _Block] = {}
+        self._counts: Counter[str] = Counter()
         self._complained = False
 
     def count(self, tier: str) -> int:
         """How many blocks are in a tier."""
-        return sum(tier in block.tiers for block in self._known.values())
+        return self._counts[tier]
 
     def stored(
         self,
@@ -56,7 +58,9 @@ class Blocks:
         new, chain = [], before
         for name, local in zip(hashes, local_hashes(pack_tokens(tokens), block_size), strict=True):
             mine = StoredBlock(extend(chain, local), local)
-            self._known.setdefault(name, _Block(mine, chain)).tiers.add(tier)
+            block = self._known.setdefault(name, _Block(mine, chain))
+            self._counts[tier] += tier not in block.tiers
+            block.tiers.add(tier)
             new.append(mine)
             chain = mine.sequence_hash
         return [BlocksStored(tuple(new), before, tier)] if new else []
@@ -68,6 +72,7 @@ class Blocks:
             block = self._known.get(name)
             if block is not None and tier in block.tiers:
                 block.tiers.discard(tier)
+                self._counts[tier] -= 1
                 gone.append(block.stored.sequence_hash)
                 if not block.tiers:
                     del self._known[name]
@@ -76,15 +81,18 @@ class Blocks:
     def cleared(self) -> list[KvEvent]:
         """Nothing is known to be resident any more."""
         was, self._known = self._known, {}
+        self._counts.clear()
         return [BlocksCleared()] if was else []
 
     def resident(self) -> list[KvEvent]:
-        """Everything that is known, parents first: a block is known after its parent."""
-        return [
-            BlocksStored((block.stored,), block.parent, tier)
-            for block in self._known.values()
-            for tier in sorted(block.tiers)
-        ]
+        """Everything that hangs together from a first block on, parents first; no request could find the rest."""
+        children: dict[int | None, list[_Block]] = {}
+        for block in self._known.values():
+            children.setdefault(block.parent, []).append(block)
+        ordered = list(children.get(None, ()))
+        for block in ordered:  # it grows meanwhile
+            ordered += children.get(block.stored.sequence_hash, ())
+        return [BlocksStored((b.stored,), b.parent, tier) for b in ordered for tier in sorted(b.tiers)]
 
     def _complain(self, what: str) -> None:
         if not self._complained:

@@ -76,6 +76,17 @@ def test_what_left_is_not_claimed_and_not_said_twice() -> None:
     assert blocks.count("G1") == 2
 
 
+def test_a_parent_that_came_back_is_told_before_its_children() -> None:
+    blocks = Blocks(SIZE)
+    translate(batch(named([1, 2], None, PROMPT[: 2 * SIZE]), named([9], None, PROMPT[SIZE : 2 * SIZE])), blocks)
+    translate(batch({"type": "BlockRemoved", "block_hashes": [1, 9]}), blocks)
+    assert blocks.resident() == []  # the second hangs in the air
+
+    translate(batch(named([1], None, PROMPT[:SIZE])), blocks)
+    hashes = sequence_hashes(local_hashes(pack_tokens(PROMPT), SIZE))
+    assert [event.blocks[0].sequence_hash for event in blocks.resident()] == hashes[:2]  # type: ignore[union-attr]
+
+
 def test_a_block_may_be_in_two_tiers() -> None:
     blocks = Blocks(SIZE)
     translate(batch(named([1], None, PROMPT[:SIZE]), named([1], None, PROMPT[:SIZE], medium="CPU")), blocks)
