@@ -1,4 +1,4 @@
-"""Every pair of places: what is said to work is what compiles and runs, and what is refused is so before anything runs."""
+"""Every pair of places: what is said to work compiles and runs, and what is refused is refused before anything runs."""
 
 from __future__ import annotations
 
