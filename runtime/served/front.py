@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from pathlib import Path
 
 import msgspec
 
@@ -49,7 +50,7 @@ class Front:
             raise ValueError(f"`{context.spec.name}` has no worker settings in the plan")
         plan, api = context.spec.worker, api_of(context.spec.worker.engine)
         server = Server(context.host, serves.port)
-        settings = joined(plan, await api.facts(server))
+        settings = joined(plan, await api.facts(server), context_of_model(context.model_folder()))
         digest = _digest(context.manifest.model.ref, settings)
         capacity = Capacity(settings.kv.block_size, settings.kv.blocks, digest)
         name = (await model_of(server)).id
@@ -77,11 +78,26 @@ class Front:
             self._subscriber.close()
 
 
-def joined(plan: WorkerSettings, facts: Facts) -> WorkerSettings:
-    """What the engine found out when it started wins over what was planned; ValueError if neither says enough."""
-    context_length = facts.context_length or plan.context_length
+class _ModelConfig(msgspec.Struct):
+    max_position_embeddings: int = 0
+
+
+def context_of_model(folder: Path) -> int:
+    """What the model itself says; 0 where it is not here, or silent."""
+    try:
+        return msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelConfig).max_position_embeddings
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def joined(plan: WorkerSettings, facts: Facts, longest: int = 0) -> WorkerSettings:
+    """What the engine found out when it started wins over what was planned, and that over the model's `longest`.
+
+    ValueError if none says how long a context may be.
+    """
+    context_length = facts.context_length or plan.context_length or longest
     if not context_length:
-        raise ValueError("neither the engine nor the plan says how long a context may be; write `context_length`")
+        raise ValueError("neither engine, plan nor model says how long a context may be; write `context_length`")
     block_size = facts.block_size or plan.kv.block_size
     sequences = facts.max_sequences or plan.max_sequences or DEFAULT_SEQUENCES
     blocks = facts.blocks or plan.kv.blocks or -(-context_length // block_size) * sequences

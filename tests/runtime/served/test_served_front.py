@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dynamoc.runtime.manifest import KvSettings, WorkerSettings
 from dynamoc.runtime.served.api import Facts
-from dynamoc.runtime.served.front import DEFAULT_SEQUENCES, DEFAULT_TOKENS, joined
+from dynamoc.runtime.served.front import DEFAULT_SEQUENCES, DEFAULT_TOKENS, context_of_model, joined
 
 
 def planned(context_length: int = 4096, blocks: int = 0, sequences: int = 0, tokens: int = 0) -> WorkerSettings:
@@ -41,6 +43,15 @@ def test_what_nobody_says_refuses_no_request_that_might_fit() -> None:
 
     assert (settings.max_batched_tokens, settings.max_sequences) == (DEFAULT_TOKENS, DEFAULT_SEQUENCES)
     assert settings.kv.blocks * settings.kv.block_size >= settings.context_length * settings.max_sequences
+
+
+def test_a_model_may_say_what_engine_and_plan_do_not(tmp_path: Path) -> None:
+    assert context_of_model(tmp_path) == 0
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 8192}')
+    longest = context_of_model(tmp_path)
+
+    assert joined(planned(context_length=0), Facts(), longest).context_length == 8192
+    assert joined(planned(), Facts(), longest).context_length == 4096
 
 
 def test_without_any_context_length_nothing_could_be_routed() -> None:
