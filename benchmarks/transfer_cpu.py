@@ -1,15 +1,17 @@
 """How fast KV blocks get from one process's pool into another's on a host without a GPU.
 
-    python benchmarks/transfer_cpu.py [--mib 512] [--rounds 11] [--transports shm tcp] [--output FILE]
+    python benchmarks/transfer_cpu.py [--mib 512] [--rounds 11] [--transports shm tcp nixl] [--output FILE]
 
 A prefill process pushes every block of its pool onto a random permutation of a decode process's blocks. Every round is
 verified: the decode process clears its pool before, and hashes every block after. `check` adds the time in which the
 receiver verifies the transport's own checksums, as it does before any token depends on the blocks.
 
 The ceiling of `shm` is a memmove of the same bytes within one process, in one call a thread, with one and with two
-threads, whichever is faster; that of `tcp` is a bare loopback stream of the same bytes over as many sockets. Ours and
-the ceilings take turns, and every figure is the median of its rounds. All of it is done with glibc as it is, and with
-its threshold for non-temporal stores lowered to 64 KiB for both processes and the ceiling alike.
+threads, whichever is faster; that of `tcp` is a bare loopback stream of the same bytes over as many sockets. `nixl`,
+where UCX copies from process to process within a host, moves every byte three times since it stages them at both ends;
+its ceiling is the memmove too. Ours and the ceilings take turns, and every figure is the median of its rounds. All of
+it is done with glibc as it is, and with its threshold for non-temporal stores lowered to 64 KiB for both processes and
+the ceiling alike.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import xxhash
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, indices_of
+from dynamoc.runtime.transports.nixl import NixlTransport
 from dynamoc.runtime.transports.protocol import Outcome, Peer
 from dynamoc.runtime.transports.shm import ShmTransport
 from dynamoc.runtime.transports.tcp import TcpTransport
@@ -48,7 +51,11 @@ HOST = "127.0.0.1"
 BLOCK_BYTES = (16 * 1024, 64 * 1024, 368_640, 2 * 1024 * 1024)
 """368,640 is a block of 16 tokens of SmolLM2-135M in bfloat16."""
 TUNED = "glibc.cpu.x86_non_temporal_threshold=0x10000"
-MAKE: dict[str, type[ShmTransport | TcpTransport]] = {"shm": ShmTransport, "tcp": TcpTransport}
+MAKE: dict[str, type[ShmTransport | TcpTransport]] = {
+    "shm": ShmTransport,
+    "tcp": TcpTransport,
+    "nixl": NixlTransport,
+}
 
 
 def pool_of(block_bytes: int, blocks: int) -> HostPool:

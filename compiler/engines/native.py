@@ -17,6 +17,7 @@ class Native(OwnEngine):
     capabilities = EngineCapabilities(
         devices=("cpu", "cuda"),
         dimensions=(),
+        transports=("shm", "tcp", "nixl"),
         gpu_transports=("nvlink",),
         dtypes=("float32", "bfloat16", "float16"),
         kv_dtypes=None,

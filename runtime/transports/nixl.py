@@ -17,7 +17,7 @@ from dynamoc.runtime.transports.nixl_owner import StagingOwner
 from dynamoc.runtime.transports.nixl_probe import probe
 from dynamoc.runtime.transports.nixl_staging import Stages
 from dynamoc.runtime.transports.nixl_writer import NixlLane, NixlPeer
-from dynamoc.runtime.transports.protocol import Peer, TransportError
+from dynamoc.runtime.transports.protocol import Peer
 from dynamoc.runtime.transports.tcp import TcpTransport
 from dynamoc.runtime.transports.tcp_owner import TcpOwner
 from dynamoc.runtime.transports.tcp_writer import Lane, Metadata, TcpPeer

@@ -41,7 +41,7 @@ MODELS = {
     QWEN: Facts(235.1e9, 94, 64, 4, 128, 40960, experts=True),
 }
 TRANSPORTS = {
-    "native": ("shm", "tcp"),
+    "native": ("shm", "tcp", "nixl"),
     "mocker": ("shm", "tcp"),
     "vllm": ("nixl", "mooncake", "lmcache"),
     "sglang": ("mooncake", "nixl"),

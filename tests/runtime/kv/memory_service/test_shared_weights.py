@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
@@ -141,7 +142,7 @@ def test_one_owner_however_many_start_it(run_dir: Path) -> None:
     words = "import torch\nfrom dynamoc.runtime.engines.native.shared_weights import SharedWeights\n"
     words += "from test_shared_weights import Source, tensors_of\n"
     words += "print(SharedWeights(torch.device('cpu')).build('m', Source, tensors_of)[0].sum().item())"
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     running = [subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, env=environ) for _ in range(3)]
     said = {process.communicate(timeout=60)[0] for process in running}
 
@@ -162,3 +163,17 @@ def test_without_a_run_there_is_nothing_to_share(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("DYNAMOC_RUN_DIR")
     with pytest.raises(ValueError, match="needs a run folder"):
         SharedWeights(CPU)
+
+
+def test_an_engine_computes_the_same_with_shared_weights(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    tiny.write_model(model)
+    tokens = []
+    for args in ({}, {"weights": "shared"}, {"weights": "shared"}):
+        runner = tiny.load_runner(model, args=args)
+        (sampled,) = tiny.prefill(runner, tiny.sequence(tiny.prompt(50), list(range(20)), logprobs=8))
+        tokens.append((sampled.token, [round(logprob, 3) for _, logprob in sampled.logprob.top]))
+        runner.close()
+
+    assert tokens[0] == tokens[1] == tokens[2]
