@@ -50,6 +50,8 @@ LAYOUT = KvLayout(layers=32, heads=8, head_dim=128, block_size=8, dtype="bfloat1
 """Llama-3.1-8B in blocks of 8 tokens: 64 fragments of 16 KiB, 1 MiB a block."""
 PIECE = 4 << 20
 THREADS = 8
+OFFER = 128
+"""Blocks offered at a time: as much as an engine computes in a few steps."""
 LIMIT_S = 600
 
 
@@ -79,8 +81,7 @@ class Rig:
         left = list(zip(self.keys, self.blocks, strict=True))
         while left:
             # The line of stores is short on purpose: whoever has more to store than it takes offers again.
-            taken = len(self.stack.offloader.offer(left))
-            left = left[taken:]
+            left = left[len(self.stack.offloader.offer(left[:OFFER])) :]
             time.sleep(0.0005)
         while not self.stack.idle():
             time.sleep(0.0005)
@@ -178,7 +179,7 @@ def compare(
 def disk(folder: Path, size: int, rounds: int) -> dict[str, Any]:
     blocks = int(size // LAYOUT.block_bytes)
     frame = page_format(LAYOUT, "benchmark").frame_bytes
-    rig = Rig(CacheSettings(disk=DiskTier(str(folder / "tier"), (blocks + 1) * frame), admission="all"), blocks)
+    rig = Rig(CacheSettings(disk=DiskTier(str(folder / "tier"), blocks * 5 // 4 * frame), admission="all"), blocks)
     raw = RawDisk(folder / "raw", size)
     rig.offload(), raw.write()  # the first round allocates
     try:

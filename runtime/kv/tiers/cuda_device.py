@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch, why_no_batches
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, runtime, wait_for
+from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.tiers.page import PageFormat
 from dynamoc.runtime.kv.transfer.walk import UNIVERSAL, Placement, walk
@@ -26,12 +25,12 @@ LANES = 4
 CTAS = 32
 PIN_BYTES = 256 << 20
 PINNERS = 8
-REMIND_S = 10.0
+SETTLED_S = 10.0
+"""For what the device has done already."""
 _PORTABLE = 1
 _BY_ADDRESS = 4
-_DISABLE_TIMING = 2
+_BLOCKING_UNTIMED = 3
 
-log = logging.getLogger(__name__)
 Addresses = NDArray[np.uint64]
 
 
@@ -123,7 +122,7 @@ class _Lane:
         with on_device(pool.device, "allocate staging memory"):
             self._memory: int = runtime.malloc(pages * self._page_bytes)
             self._engine: int = runtime.streamCreateWithFlags(1)
-            self._moved: int = runtime.eventCreateWithFlags(_DISABLE_TIMING)
+            self._moved: int = runtime.eventCreateWithFlags(_BLOCKING_UNTIMED)
 
     def read(self, blocks: Addresses, pages: Addresses) -> None:
         """From blocks to the addresses of pages; DeviceError."""
@@ -135,7 +134,7 @@ class _Lane:
             self._move(pages, self._places(stacked), SourceOrder.STREAM)
             runtime.eventRecord(self._moved, self._engine)
         self._settle()
-        gathered.wait(REMIND_S)  # it was over before the copy engine began
+        gathered.wait(SETTLED_S)
 
     def write(self, pages: Addresses, blocks: Addresses) -> None:
         """From the addresses of pages to blocks; DeviceError."""
@@ -148,7 +147,7 @@ class _Lane:
         with on_device(self._pool.device, "onboard"):
             runtime.eventRecord(self._moved, self._kernels.stream)
         self._settle()
-        scattered.wait(REMIND_S)
+        scattered.wait(SETTLED_S)
 
     def close(self) -> None:
         """Give everything back."""
@@ -176,14 +175,12 @@ class _Lane:
             runtime.memcpyAsync(target, source, self._page_bytes, _BY_ADDRESS, self._engine)
 
     def _settle(self) -> None:
-        """Wait as long as it takes: until then nobody else may have blocks or pages."""
-        while True:
-            try:
-                wait_for(self._moved, REMIND_S)
-            except TimeoutError:
-                log.critical("a copy between GPU %d and host memory still runs", self._pool.device)
-            else:
-                return
+        """Wait as long as it takes: until then nobody else may have blocks or pages.
+
+        In the driver, asleep: a loop here would keep the interpreter from the threads that take checksums.
+        """
+        with on_device(self._pool.device, "wait for a copy"):
+            runtime.eventSynchronize(self._moved)
 
 
 def _addresses(pages: Sequence[memoryview]) -> Addresses:

@@ -8,6 +8,7 @@ A page enters a tier after its parent and leaves before it, so that what a tier 
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,9 @@ from dynamoc.runtime.kv.tiers.page import PageKey
 from dynamoc.runtime.kv.tiers.sketch import FrequencySketch
 from dynamoc.runtime.plane.messages import BlocksRemoved, BlocksStored, KvEvent, StoredBlock
 
-MAKE_ROOM = 0.05
-"""A full tier evicts this share at once, so that neighbouring places come free together and writes stay long."""
+HIGH_WATER, LOW_WATER = 0.90, 0.85
+"""Once this share of the places is taken, pages leave until that share is: bursts find room without waiting for it, and
+neighbouring places come free together, which keeps writes long. What cannot leave may fill the rest."""
 
 
 class State(StrEnum):
@@ -71,6 +73,7 @@ class Ledger:
         self._free: list[int] = []
         self._next = 0
         self._leaving = 0
+        self._nothing_can_leave = False
         self._events: list[KvEvent] = []
 
     def __len__(self) -> int:
@@ -117,6 +120,7 @@ class Ledger:
     def unpin(self, entries: Iterable[Entry]) -> None:
         """The copies from these pages have completed."""
         with self._lock:
+            self._nothing_can_leave = False
             for entry in entries:
                 entry.pins -= 1
                 if entry.state is State.LEAVING and not entry.pins:
@@ -146,6 +150,7 @@ class Ledger:
         with self._lock:
             if entry.state is State.FILLING:
                 entry.state = State.RESIDENT
+                self._nothing_can_leave = False
                 self._announce(entry)
             else:
                 self._vacate(entry)
@@ -187,6 +192,7 @@ class Ledger:
     def adopt(self, names: Iterable[bytes]) -> None:
         """Pages that others stored where this tier can read them."""
         with self._lock:
+            self._nothing_can_leave = False
             for name in names:
                 if name not in self._entries and self._has_place():
                     key = PageKey(name, None, 0, 0, None)
@@ -254,10 +260,11 @@ class Ledger:
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _make_room(self, key: PageKey, parent: Entry | None, sketch: FrequencySketch | None) -> Skip | None:
-        if self._has_place():
+        taken = self._next - len(self._free)
+        if taken < math.ceil(self.capacity * HIGH_WATER) or (self._nothing_can_leave and self._has_place()):
             return None
         victims: dict[bytes, Entry] = {}
-        wanted = max(1, int(self.capacity * MAKE_ROOM))
+        wanted = max(1, taken - int(self.capacity * LOW_WATER))
         for name, entry in self._entries.items():
             busy = entry.state is not State.RESIDENT or entry.pins or entry is parent
             if busy or not entry.children.keys() <= victims.keys():
@@ -270,7 +277,8 @@ class Ledger:
             if len(victims) == wanted:
                 break
         if not victims:
-            return Skip.FULL
+            self._nothing_can_leave = True
+            return None if self._has_place() else Skip.FULL
         if self._on_evict is not None:
             self._on_evict(list(victims.values()))
         for victim in victims.values():
@@ -288,6 +296,7 @@ class Ledger:
 
     def _remove(self, entry: Entry, *, filled: bool = False) -> None:
         """Out of the books with it and all that follows it; its place is free when nothing uses it any more."""
+        self._nothing_can_leave = False
         doomed = [entry]
         for one in doomed:
             doomed.extend(one.children.values())

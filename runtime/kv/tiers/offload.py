@@ -69,7 +69,7 @@ class Offloader:
         self._tally = tally
         self._on_read = on_read
         self._frequent_only = admission == "frequent"
-        self._batch = max(1, device.batch_bytes // device.format.page_bytes)
+        self._batch = max(1, round(device.batch_bytes / device.format.frame_bytes))
         capacity = sum(min(tier.ledger.capacity, 1 << 20) for tier in (host, *stores) if tier is not None)
         self._sketch = FrequencySketch(max(capacity, 64))
 

@@ -69,7 +69,7 @@ class Onboarder:
         self._tiers: list[Tier] = [*([host] if host is not None else []), *stores]
         self._staging = staging
         self._tally = tally
-        self._batch = max(1, device.batch_bytes // device.format.page_bytes)
+        self._batch = max(1, round(device.batch_bytes / device.format.frame_bytes))
         self._lock = threading.Lock()
         self._active: set[Load] = set()
         self._stop = threading.Event()

@@ -104,9 +104,9 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(cache: CacheSettings, **options: object) -> Iterator[Rig]:
+def rig(cache: CacheSettings, blocks: int = 64, layout: KvLayout = LAYOUT, **options: object) -> Iterator[Rig]:
     """A rig for one test."""
-    made = Rig(cache, **options)  # type: ignore[arg-type]
+    made = Rig(cache, blocks, layout, **options)  # type: ignore[arg-type]
     try:
         yield made
     finally:
