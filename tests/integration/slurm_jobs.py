@@ -219,5 +219,5 @@ def told(engine: str, **parallel: int) -> str:
     data = yaml.safe_load(
         pipeline(f"told-{engine}", 8600, {} | {"worker": {"role": "aggregated", "parallel": parallel}})
     )
-    data["defaults"] = {"engine": engine, "env": {"PYTHONPATH": str(PROGRAMS)}}
+    data["defaults"] = {"engine": engine, "context_length": 256, "env": {"PYTHONPATH": str(PROGRAMS)}}
     return yaml.safe_dump(data, sort_keys=False)

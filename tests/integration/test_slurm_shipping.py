@@ -105,8 +105,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cluster(shared: SlurmCluster, tmp_path: Path) -> Iterator[SlurmCluster]:
     (tmp_path / "spec.yaml").write_text(SPEC)
-    yield SlurmCluster(shared.conf, tmp_path)
-    shared.call("scancel", "--user=root")
+    own = SlurmCluster(shared.conf, tmp_path)
+    yield own
+    own.settle()
 
 
 def describe(cluster: SlurmCluster, python: Path, more: str = "") -> Path:

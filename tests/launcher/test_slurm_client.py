@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamoc.launcher.slurm import tools
 from dynamoc.launcher.slurm.receipts import Receipts, ReceiptsError
 from dynamoc.launcher.slurm.states import STATES, Phase, meaning_of, meaning_of_exit
 from dynamoc.launcher.slurm.submission import job_of
@@ -144,3 +145,33 @@ def test_the_command_says_why_there_is_no_address() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "127.0.0.1 cannot be reached from other nodes; name an `interface`" in done.stderr
+
+
+def test_tasks_of_an_array_are_read_one_by_one_and_those_that_wait_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "JobId=9 ArrayJobId=7 ArrayTaskId=4-5,8%3 JobName=x JobState=PENDING Reason=Resources Restarts=0 ExitCode=0:0",
+        "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobState=FAILED Reason=NonZeroExitCode ExitCode=75:0 NodeList=node[2-3]",
+    ]
+    (tmp_path / "scontrol").write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    waiting, failed = tools.look_tasks("7")
+
+    assert waiting.numbers == (4, 5, 8)
+    assert str(waiting.job) == "job 7_4-5,8%3 waits for its nodes (PENDING): Resources"
+    assert failed.numbers == (0,)
+    assert str(failed.job) == ("job 7_0 failed (FAILED) on node[2-3]: it was told to stop before all was asked")
+
+
+def test_what_slurm_says_is_shown_without_the_name_of_the_tool_on_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "sbatch: error: Batch job submission failed: A\nsbatch: error: Batch job submission failed: A\nsbatch: fatal: B\n"
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\nprintf '{said}' >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    with pytest.raises(tools.RefusedError, match=r"^`sbatch`: Batch job submission failed: A; B$"):
+        tools.check(tmp_path, [])
