@@ -114,6 +114,12 @@ def measure(tool: str, rate: float, seconds: float, url: str) -> dict[str, objec
     }
 
 
+def write(rows: list[dict[str, object]]) -> None:
+    cores, at = len(os.sched_getaffinity(0)), time.strftime("%Y-%m-%d")
+    machine = {"cores": cores, "python": platform.python_version(), "at": at}
+    RESULT.write_text(json.dumps({"machine": machine, "events_of_a_request": EVENTS, "rows": rows}, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -125,7 +131,7 @@ def main() -> None:
         uvloop.run(serve())
         return
     server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
-    rows = []
+    rows: list[dict[str, object]] = []
     try:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}"
@@ -136,12 +142,10 @@ def main() -> None:
                 except LoadError as error:
                     rows.append({"tool": tool, "asked_per_s": rate, "error": str(error)})
                 print(json.dumps(rows[-1]), flush=True)
+                write(rows)
     finally:
         server.kill()
         server.wait()
-    cores, at = len(os.sched_getaffinity(0)), time.strftime("%Y-%m-%d")
-    machine = {"cores": cores, "python": platform.python_version(), "at": at}
-    RESULT.write_text(json.dumps({"machine": machine, "events_of_a_request": EVENTS, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
