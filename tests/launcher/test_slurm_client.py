@@ -168,7 +168,8 @@ def test_tasks_of_an_array_are_read_one_by_one_and_those_that_wait_together(
 def test_what_slurm_says_is_shown_without_the_name_of_the_tool_on_every_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "sbatch: error: Batch job submission failed: A\nsbatch: error: Batch job submission failed: A\nsbatch: fatal: B\n"
+    line = "sbatch: error: Batch job submission failed: A"
+    said = f"{line}\\n{line}\\nsbatch: fatal: B\\n"
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\nprintf '{said}' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
