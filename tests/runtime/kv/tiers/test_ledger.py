@@ -181,3 +181,36 @@ def test_what_is_found_after_a_restart_is_whole_prefixes() -> None:
     assert ledger.restore(found) == [6], "the page without its parent gives its place back"
     assert ledger.match(PAGES[:6]) == 3
     ledger.check_integrity()
+
+
+def filled(capacity: int, keys: list[PageKey]) -> Ledger:
+    ledger = Ledger("G2", capacity)
+    for key in keys:
+        entry = ledger.begin(key)
+        assert isinstance(entry, Entry)
+        ledger.commit(entry)
+        ledger.check_integrity()
+    return ledger
+
+
+def test_pages_leave_from_the_high_watermark_to_the_low_one():
+    keys = [chain(number, 1)[0] for number in range(200)]
+
+    assert len(filled(200, keys[:180])) == 180
+    assert len(filled(200, keys[:181])) == 171, "85 % and the new one"
+    kept = filled(200, keys[:181])
+    assert [kept.wants(key.name) for key in keys[:181]] == [True] * 10 + [False] * 171, "the oldest go"
+
+
+def test_what_cannot_leave_may_fill_every_place():
+    keys = [chain(number, 1)[0] for number in range(101)]
+    ledger = filled(100, keys[:90])
+    pinned = ledger.pin([key.name for key in keys[:90]])
+    pinned += [entry for key in keys[1:90] for entry in ledger.pin([key.name])]
+    more = [ledger.begin(key) for key in keys[90:]]
+
+    assert [isinstance(entry, Entry) for entry in more] == [True] * 10 + [False]
+    assert more[-1] is Skip.FULL
+    ledger.unpin(pinned)
+    assert isinstance(ledger.begin(keys[100]), Entry), "now there is something to evict"
+    ledger.check_integrity()
