@@ -36,15 +36,24 @@ class NixlTransport(TcpTransport):
         self._stages: Stages | None = None
         self._making = asyncio.Lock()
 
+    async def prepare(self, host: str) -> None:
+        """Try the way in a child process, which may hang; then make the agent. TransportError."""
+        async with self._making:
+            if self._agent is None:
+                interface = interface_towards(host)
+                await probe(interface)
+                self._agent = await asyncio.to_thread(Agent, secrets.token_hex(8), interface)
+                self._stages = Stages(self._agent)
+
     async def start(self, host: str, port: int) -> int | None:
         """Listen for writers on exactly `host:port`; TransportError if NIXL does not work here."""
-        await self._ready(host)
+        await self.prepare(host)
         return await super().start(host, port)
 
     async def connect(self, metadata: bytes, deadline_s: float) -> Peer:
         """Open the first data connection, prove both ends, and get slots there."""
         offered = self.offered(metadata)
-        await self._ready(offered.host)
+        await self.prepare(offered.host)
         return await super().connect(metadata, deadline_s)
 
     def owner(self, listener: socket.socket) -> TcpOwner:
@@ -58,11 +67,3 @@ class NixlTransport(TcpTransport):
         assert self._agent is not None  # `connect` made it
         assert self._stages is not None
         return NixlPeer(self._key, offered, self._agent, self._stages)
-
-    async def _ready(self, host: str) -> None:
-        async with self._making:
-            if self._agent is None:
-                interface = interface_towards(host)
-                await probe(interface)
-                self._agent = await asyncio.to_thread(Agent, secrets.token_hex(8), interface)
-                self._stages = Stages(self._agent)

@@ -61,6 +61,11 @@ class NvlinkTransport:
             raise TransportError("nvlink moves memory of GPUs, and this pool is memory of the host")
         self._pool = pool
 
+    async def prepare(self, host: str) -> None:
+        """Compile the kernels."""
+        del host
+        await self._ready()
+
     async def start(self, host: str, port: int) -> int | None:
         """Nothing listens: peers map the pool. Makes ready what verifies it."""
         del host, port

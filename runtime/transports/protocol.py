@@ -84,6 +84,10 @@ class Transport(Protocol):
         """
         ...
 
+    async def prepare(self, host: str) -> None:
+        """Make ready, at the address of this worker, what would keep a first peer waiting. TransportError."""
+        ...
+
     async def start(self, host: str, port: int) -> int | None:
         """Begin to accept writes from peers; the port it listens on, or None if it needs none. OSError."""
         ...

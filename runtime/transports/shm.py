@@ -80,6 +80,9 @@ class ShmTransport:
         """Make `pool` the source of writes and the memory peers may map."""
         self._pool = host_pool(pool, self.name)
 
+    async def prepare(self, host: str) -> None:
+        """Nothing takes long."""
+
     async def start(self, host: str, port: int) -> int | None:
         """Nothing listens: peers open the pool through /proc."""
         del host, port

@@ -47,6 +47,9 @@ class TcpTransport:
         """Make `pool` the source of writes, and after `start` a destination."""
         self._pool = host_pool(pool, self.name)
 
+    async def prepare(self, host: str) -> None:
+        """Nothing takes long."""
+
     async def start(self, host: str, port: int) -> int | None:
         """Listen for writers on exactly `host:port`; OSError if it cannot be bound."""
         listener = socket.create_server((host, port), backlog=128)

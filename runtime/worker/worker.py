@@ -156,6 +156,7 @@ class Worker:
         return DecodeService(self._exchange, self._transport, self._requests, self._telemetry)
 
     async def _start_transport(self, transport: Transport) -> None:
+        await transport.prepare(self._context.host)
         if self._decode is None:
             return  # a worker that only sends has nothing to listen for
         host, ports = self._context.host, self._context.spec.ports

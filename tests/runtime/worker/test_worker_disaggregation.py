@@ -14,7 +14,7 @@ from dynamoc.runtime.manifest import WorkerSettings
 P, D = "prefill-0", "decode-0"
 PROMPT = list(range(3000, 3100))
 BLOCKS = -(-len(PROMPT) // BLOCK_SIZE)
-TRANSPORTS = ("shm", "tcp")
+TRANSPORTS = ("shm", "tcp", "nixl")
 
 
 def pair(folder: Path, transport: str = "shm", engine: str = "mocker", slow: bool = False) -> Run:
@@ -68,6 +68,10 @@ def test_tokens_are_those_of_one_worker_and_the_path_is_the_declared_one(tmp_pat
             assert blocks == run.metric(P, "dynamoc_kv_transfer_blocks_total", **label) > 0
             assert run.metric(P, "dynamoc_kv_transfer_bytes_total", **label) == blocks * BLOCK_SIZE * 8
             assert run.metric(D, "dynamoc_kv_received_blocks_total", transport=transport) == blocks
+            pushed = run.metric(P, "dynamoc_kv_transfer_exposed_seconds_count", transport=transport)
+            assert 0 < pushed == run.metric(P, "dynamoc_kv_transfer_seconds_count", transport=transport), (
+                "one write each"
+            )
             assert local_prefills(run) == local_prefills(run, reason="resident") < 24
             await until(lambda: run.metric(P, "dynamoc_worker_blocks", state="active") == 0, "P holds nothing")
             await until(lambda: run.metric(D, "dynamoc_worker_blocks", state="active") == 0, "D holds nothing")
@@ -240,7 +244,7 @@ def test_echo_reports_name_the_peers_that_are_there(tmp_path: Path, transport: s
         async with running(pair(tmp_path, transport, "echo"), P, D) as run:
             await until(lambda: run.report(D).get("prefill_workers") == [P], "D names P")
             await until(lambda: run.report(P).get("decode_workers") == [D], "P names D")
-            bound = {"plane", "metrics"} | ({"kv"} if transport == "tcp" else set())
+            bound = {"plane", "metrics"} | ({"kv"} if transport in ("tcp", "nixl") else set())
             assert run.report(D)["ports"] == {purpose: run.ports[D][purpose] for purpose in bound}
 
             run.workers[D].process.kill()
