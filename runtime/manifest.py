@@ -87,7 +87,7 @@ class WorkerSettings(_Part, frozen=True):
     """What an engine process needs to know.
 
     `engine` names the implementation (`native`, `mocker`, `echo`), `args` is its own free map.
-    `transport` is what the plan declared for KV moving into or out of this worker: `shm`, `tcp` or None.
+    `transport` is what the plan declared for KV moving into or out of this worker, None if nothing does.
     """
 
     engine: str
