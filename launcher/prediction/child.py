@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 DISAGGREGATED = {"prefill": 0.9, "decode": 0.92}
@@ -15,12 +16,16 @@ FORMATS = ("gemm", "kvcache", "fmha", "moe")
 
 def main() -> None:
     """Answer everything; what the library prints goes to stderr."""
+    try:
+        release = version("aiconfigurator")
+    except PackageNotFoundError:
+        sys.exit(f"{sys.prefix} has no aiconfigurator in it; `make aiconfigurator` makes an environment that does")
     sys.addaudithook(_stay_offline)
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
         questions = json.load(sys.stdin)
         answers = [_answer(question) for question in questions]
-        json.dump({"release": version("aiconfigurator"), "answers": answers}, out, allow_nan=False)
+        json.dump({"release": release, "answers": answers}, out, allow_nan=False)
 
 
 def _stay_offline(event: str, _: tuple[Any, ...]) -> None:
@@ -85,10 +90,16 @@ def _figures(result: Any, question: dict[str, Any]) -> dict[str, Any]:
         role: float(raw[f"({role[0]})seq/s/worker"]) * raw[f"({role[0]})workers"] * share
         for role, share in (DISAGGREGATED.items() if disaggregated else ())
     }
-    return {
+    latencies = {
         "ttft_ms": float(result.ttft),
         "tpot_ms": float(result.tpot),
         "request_ms": float(result.request_latency),
+    }
+    for name, value in (latencies | rates).items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} would be {value}")
+    return {
+        **latencies,
         "rates": rates,
         "version": str(result.backend_version),
         "formats": {name: str(raw[first + name]) for name in FORMATS},

@@ -93,6 +93,8 @@ def _question(plan: Plan, point: LoadPoint, prefill: Component | None, pool: Com
         raise _UnmappedError("it is asked by requests in flight, and the load has no `concurrency`")
     if point.rate is not None:
         raise _UnmappedError(f"it is asked by requests in flight, and a rate of {point.rate:g}/s bounds them besides")
+    if point.osl < 2:
+        raise _UnmappedError("an answer of one token has no time per token")
     options = _options(pool)
     cached = options if prefill is None or prefill.worker is None else prefill.worker
     return Question(

@@ -131,6 +131,11 @@ def test_an_interpreter_that_cannot_be_run_is_an_error(tmp_path: Path) -> None:
         Aiconfigurator(file).ask([QUESTION])
 
 
+def test_an_environment_without_it_is_told_with_the_remedy() -> None:
+    with pytest.raises(PredictionError, match="has no aiconfigurator in it; `make aiconfigurator` makes"):
+        Aiconfigurator(Path(sys.executable)).ask([QUESTION])
+
+
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="aiconfigurator is built for x86-64 alone")
 def test_the_real_one_answers_and_refuses() -> None:
     path = Path(environment.read("DYNAMOC_AICONFIGURATOR")).expanduser()

@@ -114,6 +114,7 @@ def test_a_shared_prefix_is_taken_as_cached_and_said(tmp_path: Path) -> None:
     [
         (aggregated() | {"load": {"isl": 10, "osl": 10}}, "does not say how many requests"),
         (aggregated() | {"load": {"isl": 10, "osl": 10, "request_rate": 3}}, "no `concurrency`"),
+        (aggregated() | {"load": {"isl": 10, "osl": 1, "concurrency": [4]}}, "an answer of one token"),
         (
             aggregated() | {"load": {"isl": 10, "osl": 10, "concurrency": [4], "request_rate": 3}},
             "a rate of 3/s bounds them besides",
@@ -170,6 +171,17 @@ def test_rates_are_those_of_the_slower_of_the_pools_and_the_load(tmp_path: Path)
     assert many["tokens_per_s_per_gpu"] == 12.0 * 500 / 32
     assert many["tokens_per_s_per_user"] == 40.0
     assert shown["not_estimated"] == [{"load": "c1024", "reason": "aiconfigurator: NoData: no row"}]
+
+
+def test_a_folder_with_a_config_is_asked_about_before_a_name(tmp_path: Path) -> None:
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "vocab_size": 1000}
+    config |= {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 2048}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32768, "head_dim": 128}))
+    found = mapped(aggregated() | {"model": {"ref": "me/mine", "path": str(folder)}}, tmp_path)
+
+    assert [question.model for question in found.questions] == [str(folder)]
 
 
 @pytest.mark.usefixtures("estimator")
