@@ -7,6 +7,7 @@ are asked about once.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from dynamoc.compiler.target import load_target
 from dynamoc.launcher.verdicts import Library, recipes_in
 
 SCRIPT = Path(__file__).parents[1] / "support/slurm/cluster"
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
+_NUMBER = re.compile(r"[0-9]+")
 NODES, GPUS = 200, 8
 """More than any recipe asks for."""
 
@@ -38,6 +41,10 @@ class Answers:
     """By the codes of the rules."""
     scripts: dict[str, list[str]] = field(default_factory=dict)
     """Directives, and the recipes whose jobs have them."""
+    shapes: dict[str, str] = field(default_factory=dict)
+    """Scripts that differ in more than names and numbers, by what they share, each once."""
+    unclean: list[str] = field(default_factory=list)
+    """What bash or shellcheck says of any."""
     taken: int = 0
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -47,8 +54,9 @@ class Answers:
             f"{self.proved} jobs compiled, {self.not_proved.total()} refused by rules {dict(self.not_proved)}",
             f"{len(self.scripts)} different questions to Slurm, {heterogeneous} of them of several kinds of nodes",
             f"{self.taken} taken, {len(self.refused)} refused",
+            f"{len(self.shapes)} scripts that differ in more than names and numbers, {len(self.unclean)} not clean",
         ]
-        return "\n".join(lines + [f"{recipe}: {why}" for recipe, why in self.refused.items()])
+        return "\n".join(lines + self.unclean + [f"{recipe}: {why}" for recipe, why in self.refused.items()])
 
 
 def compile_all(folder: Path) -> Answers:
@@ -64,6 +72,10 @@ def compile_all(folder: Path) -> Answers:
                 continue
             answers.proved += 1
             texts = {str(artifact.path): artifact.text for artifact in target.emit(proof.plan)}
+            for name, text in texts.items():
+                if name.endswith((".sbatch", ".sh")):
+                    shared = _NUMBER.sub("N", text.replace(proof.plan.graph.name, "NAME"))
+                    answers.shapes.setdefault(shared, text)
             header = "\n".join(line.partition(" # ")[0].rstrip() for line in _header(texts["emitted/job.sbatch"]))
             question = header.replace(f"dynamoc-{proof.plan.graph.name}", "dynamoc")
             answers.scripts.setdefault(question, []).append(path.relative_to(folder).as_posix())
@@ -77,6 +89,23 @@ def _header(script: str) -> Iterator[str]:
             return
         if line.startswith(("#!", "#SBATCH")):
             yield line
+
+
+def check_scripts(answers: Answers, folder: Path) -> None:
+    """By `bash -n` and shellcheck, each shape once."""
+    folder.mkdir()
+    paths = [folder / f"{number}.sh" for number in range(len(answers.shapes))]
+    for path, text in zip(paths, answers.shapes.values(), strict=True):
+        path.write_text(text)
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(_said_of, paths))
+    answers.unclean = [text for text in said if text]
+
+
+def _said_of(script: Path) -> str:
+    words = ["bash", "-n", script], [SHELLCHECK, script]
+    done = [subprocess.run(w, capture_output=True, text=True, timeout=120, check=False) for w in words]
+    return "".join(one.stdout + one.stderr for one in done)
 
 
 def put_to_slurm(answers: Answers, state: Path) -> None:
@@ -114,6 +143,7 @@ def main() -> None:
     """Print the counts for a folder."""
     answers = compile_all(Path(sys.argv[1]))
     with tempfile.TemporaryDirectory(prefix="slurm-corpus-") as state:
+        check_scripts(answers, Path(state) / "scripts")
         put_to_slurm(answers, Path(state) / "cluster")
     print(answers)
 

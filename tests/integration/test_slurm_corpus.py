@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from slurm_corpus import compile_all, put_to_slurm
+from slurm_corpus import check_scripts, compile_all, put_to_slurm
 
 FOLDER = os.environ.get("DYNAMOC_CORPUS")
 
@@ -19,9 +19,11 @@ FOLDER = os.environ.get("DYNAMOC_CORPUS")
 def test_slurm_takes_the_job_of_every_recipe(tmp_path: Path) -> None:
     assert FOLDER is not None
     answers = compile_all(Path(FOLDER))
+    check_scripts(answers, tmp_path / "scripts")
     put_to_slurm(answers, tmp_path / "cluster")
     print(answers)
 
     assert answers.refused == {}
+    assert answers.unclean == []
     assert answers.taken == len(answers.scripts) > 10
     assert answers.proved > 100
