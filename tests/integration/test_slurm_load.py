@@ -111,6 +111,7 @@ def _until(cluster: SlurmCluster, words: str) -> str:
     return said
 
 
+@slow
 def test_a_load_of_which_nothing_comes_fails_the_job_with_evidence(cluster: SlurmCluster) -> None:
     """The load asks for more than any request may have; the spec's own proof is gone round by editing `load.json`."""
     (cluster.folder / "spec.yaml").write_text(SPEC + SHORT)
@@ -128,6 +129,7 @@ def test_a_load_of_which_nothing_comes_fails_the_job_with_evidence(cluster: Slur
     assert not cluster.strays()
 
 
+@slow
 def test_a_load_that_is_told_to_stop_is_gone_on_with_by_the_next_job(cluster: SlurmCluster) -> None:
     """What the signal before the time limit does: the job drains, and submits the one that makes the other points."""
     first = submit(cluster, LONG, "--retry", "1")
@@ -252,6 +254,7 @@ def test_a_campaign_is_submitted_as_an_array_once_and_every_point_has_its_result
     assert cluster.dynamoc("submit", "runs/latest", "--retry", "1").returncode == 2
 
 
+@slow
 def test_an_array_is_cancelled_with_what_waits(cluster: SlurmCluster) -> None:
     (cluster.folder / "spec.yaml").write_text(SPEC)
     (cluster.folder / "cluster.yaml").write_text(CPUS)
