@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -62,7 +63,7 @@ def predict(plan: Plan, estimator: Aiconfigurator | None = None) -> Prediction:
         estimates=estimates,
         not_estimated=mapped.not_mapped + refused,
         bands=bands + other if estimates else (),
-        left_out=mapped.left_out + _other_version(asked, estimates) if estimates else (),
+        left_out=mapped.left_out + tuple(_taken(asked, estimates[0])) if estimates else (),
     )
 
 
@@ -97,8 +98,10 @@ def _refusal(question: Question, said: str) -> str:
     return f"aiconfigurator: {said}{remedy if named and question.model in said else ''}"
 
 
-def _other_version(asked: Question, estimates: tuple[Estimate, ...]) -> tuple[str, ...]:
-    has = estimates[0].engine_version
-    if asked.version == has:
-        return ()
-    return (f"{asked.engine} {asked.version or 'of no stated version'}: the measurements are of {has}",)
+def _taken(asked: Question, found: Estimate) -> Iterator[str]:
+    """What it took something else for, or chose itself."""
+    if asked.version != found.engine_version:
+        version = asked.version or "of no stated version"
+        yield f"{asked.engine} {version}: the measurements are of {found.engine_version}"
+    if asked.kv_format is None and "kvcache" in found.formats:
+        yield f"the format of KV, which the spec leaves to the engine: {found.formats['kvcache']} was taken"

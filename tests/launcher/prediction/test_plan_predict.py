@@ -23,7 +23,7 @@ H200 = CLUSTERS / "h200x8x5.yaml"
 ANSWERING = """
 answers = [
     {"id": q["id"], "ttft_ms": 500.0, "tpot_ms": 25.0, "request_ms": 12975.0, "version": "0.24.0",
-     "rates": {"prefill": 12.0, "decode": 14.0} if q["prefill"] else {}, "formats": {"gemm": "fp8_block"}}
+     "rates": {"prefill": 12.0, "decode": 14.0} if q["prefill"] else {}, "formats": {"kvcache": "fp8"}}
     if q["concurrency"] < 1000 else {"id": q["id"], "refused": "NoData: no row"}
     for q in json.load(sys.stdin)
 ]
@@ -192,6 +192,7 @@ def test_an_estimate_is_called_one_and_shown_with_its_errors(tmp_path: Path) -> 
     assert "TPOT error: 24 % in the median" in output
     assert "a floor, no more" in output
     assert "vllm 0.20.0: the measurements are of 0.24.0" in output
+    assert "which the spec leaves to the engine: fp8 was taken" in output
 
 
 def test_without_the_estimator_the_command_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
