@@ -52,6 +52,8 @@ PIECE = 4 << 20
 THREADS = 8
 OFFER = 128
 """Blocks offered at a time: as much as an engine computes in a few steps."""
+ROOM = 24
+"""Copies in line below which there is room for as many blocks, however the pages are batched."""
 LIMIT_S = 600
 
 
@@ -80,9 +82,10 @@ class Rig:
         started = time.monotonic()
         left = list(zip(self.keys, self.blocks, strict=True))
         while left:
-            # The line of stores is short on purpose: whoever has more to store than it takes offers again.
+            # The line of stores is short on purpose: whoever has more to store than it takes offers it later.
             left = left[len(self.stack.offloader.offer(left[:OFFER])) :]
-            time.sleep(0.0005)
+            while self.store.lane.in_flight > ROOM:
+                time.sleep(0.0005)
         while not self.stack.idle():
             time.sleep(0.0005)
         seconds = time.monotonic() - started

@@ -27,7 +27,7 @@ import cuda_bench as bench
 import cupy
 import numpy as np
 from cupy.cuda import runtime
-from tiers import LIMIT_S, OFFER, RawDisk, chain
+from tiers import LIMIT_S, OFFER, ROOM, RawDisk, chain
 
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
@@ -73,7 +73,8 @@ class Rig:
         left = list(zip(self.keys, range(self.blocks), strict=True))
         while left:
             left = left[len(self.stack.offloader.offer(left[:OFFER])) :]
-            time.sleep(0.0005)
+            while self.tier.lane.in_flight > ROOM:
+                time.sleep(0.0002)
         while not self.stack.idle():
             time.sleep(0.0002)
         seconds = time.monotonic() - began
