@@ -146,7 +146,7 @@ def test_a_model_that_is_not_there_fails_soon_and_is_named(cluster: SlurmCluster
 @slow
 def test_a_job_that_cannot_drain_is_ended_at_its_limit_and_gone_on_with(cluster: SlurmCluster) -> None:
     """Its agents are stopped, so that nothing drains; Slurm kills them at the limit."""
-    first = submit(cluster, LONG + "time_limit: 1 min\n", "--retry", "1")
+    first = submit(cluster, LONG.replace("24", "8") + "time_limit: 1 min\n", "--retry", "1")
     wait_for(cluster, "results/c1.json")
     for process in (duties(cluster), *agents(cluster)):
         os.kill(process, signal.SIGSTOP)

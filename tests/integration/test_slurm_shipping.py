@@ -230,7 +230,7 @@ def test_a_job_in_containers_is_followed_by_the_next(
     cluster.call("scancel", "--batch", "--signal=USR1", first)
     while cluster.field(first, "JobState") in ("RUNNING", "COMPLETING") and time.monotonic() < deadline + 60:
         time.sleep(0.2)
-    second = [job for job in cluster.job_ids() if job > first]
+    second = [job for job in cluster.job_ids() if int(job) > int(first)]
     followed = cluster.dynamoc("submit", "--follow", "runs/latest")
 
     assert cluster.field(first, "ExitCode") == "75:0"
