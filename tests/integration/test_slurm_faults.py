@@ -145,11 +145,16 @@ def test_a_model_that_is_not_there_fails_soon_and_is_named(cluster: SlurmCluster
 
 @slow
 def test_a_job_that_cannot_drain_is_ended_at_its_limit_and_gone_on_with(cluster: SlurmCluster) -> None:
-    """Its agents are stopped, so that nothing drains; Slurm kills them at the limit."""
+    """Its agents are stopped, then its script while it waits for them; Slurm kills all at the limit."""
     first = submit(cluster, LONG.replace("24", "8") + "time_limit: 1 min\n", "--retry", "1")
     wait_for(cluster, "results/c1.json")
     for process in (duties(cluster), *agents(cluster)):
         os.kill(process, signal.SIGSTOP)
+    log = cluster.run_folder() / f"slurm-{first}.log"
+    deadline = time.monotonic() + 60
+    while "goes on with what is left" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(batch_shell(first), signal.SIGSTOP)
     followed = cluster.dynamoc("submit", "--follow", "runs/latest", limit_s=240)
     made = {path.stem for path in cluster.run_folder().glob("results/*.json")}
 
