@@ -81,13 +81,18 @@ def _insert_line(source: Source, children: Sequence[Path], line: str) -> Edit:
     return Edit(at, at, "\n" + " " * indent + line)
 
 
+def _keys(data: Any) -> Sequence[Any]:
+    """Keys of a mapping, indices of a list."""
+    return list(data) if isinstance(data, dict) else range(len(data))
+
+
 def _drop(source: Source, path: Path) -> Edit | None:
     """Remove an entry; of a block mapping that would be left empty, the whole mapping."""
     place, parent = source.places.get(path), path[:-1]
     if place is None or not path:
         return None
     data = value_at(source.data, parent)
-    siblings: Sequence[Any] = list(data) if isinstance(data, dict) else range(len(data))
+    siblings = _keys(data)
     spot = siblings.index(path[-1])
     start, end = (place.key or place.value)[0], place.value[1]
     following = source.places[*parent, siblings[spot + 1]] if spot + 1 < len(siblings) else None

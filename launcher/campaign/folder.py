@@ -47,7 +47,7 @@ def campaign_artifacts(opened: Opened) -> Artifacts:
 
 
 def name_of(number: int, deployment: Deployment) -> str:
-    """`03-small-mtp`: its number, words that the axes gave it, and what they switched on; for want of these, numbers."""
+    """`03-small-mtp`: its number, words the axes gave it, and what they switched on; for want of these, numbers."""
     words, numbers = [], []
     for name, value in deployment.values.items():
         if isinstance(value, str) or value is True:

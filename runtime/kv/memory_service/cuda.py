@@ -14,7 +14,7 @@ from dynamoc.runtime.kv.memory_service.memory import MemoryServiceError, OutOfMe
 
 _missing: ImportError | None = None
 try:
-    from cuda.bindings import driver as _driver
+    from cuda.bindings import driver as _driver  # pyright: ignore[reportAttributeAccessIssue]
 except ImportError as error:  # the package is there only where GPUs are
     _driver, _missing = None, error
 
