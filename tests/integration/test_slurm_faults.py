@@ -159,7 +159,7 @@ def test_a_job_that_cannot_drain_is_ended_at_its_limit_and_gone_on_with(cluster:
     made = {path.stem for path in cluster.run_folder().glob("results/*.json")}
 
     assert followed.returncode == 0, followed.stdout
-    assert "was ended at its time limit before it had drained (TIMEOUT)" in followed.stdout
+    assert "DUE TO TIME LIMIT" in log.read_text()
     assert cluster.field(first, "JobState") == "TIMEOUT"
     assert made == {"c1", "c2", "c4"}
     assert len(cluster.jobs_by_comment()) == 2
