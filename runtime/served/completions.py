@@ -1,4 +1,4 @@
-"""Answers of servers with OpenAI's completions that also say token ids."""
+"""OpenAI's completions of servers that take token ids and also say them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,34 @@ from collections.abc import Mapping
 
 import msgspec
 
+from dynamoc.runtime.engines.protocol import EngineRequest
 from dynamoc.runtime.plane.messages import FinishReason, TokenLogprob
-from dynamoc.runtime.served.api import Answer
+from dynamoc.runtime.served.api import Answer, Body, seed_of
 
 ID_PREFIX = "token_id:"
 FINISHES: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+def completion_body(request: EngineRequest, model: str) -> Body:
+    """What is asked of every such server: the rest of one answer, streamed."""
+    sampling = request.sampling
+    body: Body = {
+        "model": model,
+        "prompt": request.tokens,
+        "max_tokens": sampling.max_tokens - request.generated,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "stop_token_ids": sampling.stop_token_ids,
+        "ignore_eos": sampling.ignore_eos,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if sampling.temperature > 0:
+        body["seed"] = seed_of(request)
+    return body
 
 
 class _Logprobs(msgspec.Struct):

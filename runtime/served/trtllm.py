@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from dynamoc.runtime.engines.protocol import EngineRequest
 from dynamoc.runtime.process import Endpoint
-from dynamoc.runtime.served.api import Body, Facts, forgets_penalties, seed_of
-from dynamoc.runtime.served.completions import CompletionReader
+from dynamoc.runtime.served.api import Body, Facts, forgets_penalties
+from dynamoc.runtime.served.completions import CompletionReader, completion_body
 from dynamoc.runtime.served.http import Server
 
 
@@ -47,25 +47,7 @@ class TrtllmApi:
 
     def body(self, request: EngineRequest, model: str) -> Body:
         """Its `top_k` of 0 is all, as ours."""
-        sampling = request.sampling
-        body: Body = {
-            "model": model,
-            "prompt": request.tokens,
-            "max_tokens": sampling.max_tokens - request.generated,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "stop_token_ids": sampling.stop_token_ids,
-            "ignore_eos": sampling.ignore_eos,
-            "detokenize": False,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if sampling.temperature > 0:
-            body["seed"] = seed_of(request)
-        return body
+        return {**completion_body(request, model), "detokenize": False}
 
     def reader(self, request: EngineRequest) -> CompletionReader:
         """For one choice."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from dynamoc.runtime.engines.protocol import EngineRequest
 from dynamoc.runtime.process import Endpoint
-from dynamoc.runtime.served.api import FACTS_LIMIT_S, Body, Counted, Facts, forgets_penalties, model_of, seed_of
-from dynamoc.runtime.served.completions import CompletionReader
+from dynamoc.runtime.served.api import FACTS_LIMIT_S, Body, Counted, Facts, forgets_penalties, model_of
+from dynamoc.runtime.served.completions import CompletionReader, completion_body
 from dynamoc.runtime.served.http import Server
 from dynamoc.runtime.served.samples import labels_of
 
@@ -58,26 +58,10 @@ class VllmApi:
 
     def body(self, request: EngineRequest, model: str) -> Body:
         """Its default of `top_k` is all, as ours."""
-        sampling = request.sampling
-        body: Body = {
-            "model": model,
-            "prompt": request.tokens,
-            "max_tokens": sampling.max_tokens - request.generated,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "stop_token_ids": sampling.stop_token_ids,
-            "ignore_eos": sampling.ignore_eos,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_token_ids": True,
-        }
-        if sampling.temperature > 0:
-            body["seed"] = seed_of(request)
-        if sampling.logprobs >= 0:
-            body |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
+        body = {**completion_body(request, model), "return_token_ids": True}
+        logprobs = request.sampling.logprobs
+        if logprobs >= 0:
+            body |= {"logprobs": logprobs, "return_tokens_as_token_ids": True}
         return body
 
     def reader(self, request: EngineRequest) -> CompletionReader:

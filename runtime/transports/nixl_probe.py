@@ -5,8 +5,6 @@ Two agents over one interface; one writes random bytes into memory of the other.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import mmap
 import secrets
 import sys
@@ -15,6 +13,7 @@ import time
 import numpy as np
 
 from dynamoc.runtime.transports.nixl_agent import Agent
+from dynamoc.runtime.transports.probe_child import ask_child
 from dynamoc.runtime.transports.protocol import TransportError
 
 LIMIT_S = 30.0
@@ -22,20 +21,7 @@ LIMIT_S = 30.0
 
 async def probe(interface: str, limit_s: float = LIMIT_S) -> None:
     """TransportError if bytes do not arrive, or if that is not known within the limit."""
-    out = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, interface, str(limit_s), stdout=out)
-    try:
-        answer, _ = await asyncio.wait_for(child.communicate(), limit_s)
-    except TimeoutError as error:
-        raise TransportError(f"nixl over {interface}: no answer from the probe within {limit_s:g} s") from error
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-    if child.returncode or answer:
-        reason = answer.decode(errors="replace").strip() or f"the probe ended with {child.returncode}"
-        raise TransportError(f"nixl over {interface}: {reason}")
+    await ask_child(f"nixl over {interface}", __name__, [interface, str(limit_s)], b"", limit_s)
 
 
 def why_not(interface: str, limit_s: float) -> str:

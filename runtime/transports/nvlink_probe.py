@@ -6,8 +6,6 @@ read them back.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
 import sys
 
@@ -20,6 +18,7 @@ from dynamoc.runtime.kv.cuda.links import joined_by_nvlink
 from dynamoc.runtime.kv.cuda.pool import PROOF_BYTES
 from dynamoc.runtime.kv.transfer.sums import sums_of
 from dynamoc.runtime.transports.nvlink_peer import Offer, map_offered
+from dynamoc.runtime.transports.probe_child import ask_child
 from dynamoc.runtime.transports.protocol import TransportError
 
 SLOT_BYTES = 64
@@ -35,22 +34,8 @@ class _Question(msgspec.Struct, frozen=True):
 
 async def probe(offer: Offer, device: int, limit_s: float) -> None:
     """TransportError if blocks would not get there, or if that is not known within `limit_s`."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
     question = msgspec.json.encode(_Question(offer, device, limit_s))
-    try:
-        answer, _ = await asyncio.wait_for(child.communicate(question), limit_s)
-    except TimeoutError as error:
-        raise TransportError(f"NVLink to {offer.bus}: no answer from the probe within {limit_s:g} s") from error
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-    if child.returncode or answer:
-        reason = answer.decode(errors="replace").strip() or f"the probe ended with {child.returncode}"
-        raise TransportError(f"NVLink to {offer.bus}: {reason}")
+    await ask_child(f"NVLink to {offer.bus}", __name__, (), question, limit_s)
 
 
 def why_not(offer: Offer, device: int, limit_s: float) -> str:
