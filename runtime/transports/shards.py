@@ -40,7 +40,8 @@ def walk_to(pool: Pool, theirs: Placement, layers: range | None = None) -> Walk 
     try:
         return walk(mine, theirs, layers)
     except ValueError as error:
-        raise TransportError(f"the peer's blocks and mine have nothing in common: {error}") from error
+        sizes = f"{theirs.layout.block_bytes} bytes, mine {mine.layout.block_bytes}"
+        raise TransportError(f"the peer's blocks have {sizes}, and nothing in common: {error}") from error
 
 
 def walk_from(pool: Pool, heads: Heads | None, layers: range | None) -> Walk | None:
