@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -24,19 +24,20 @@ from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.walk import Walk
+from dynamoc.runtime.transports.mapped import MappedDestination
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer, Offer
 from dynamoc.runtime.transports.nvlink_probe import probe
 from dynamoc.runtime.transports.nvlink_push import Push
 from dynamoc.runtime.transports.process import check_same_host, has_ended, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.shards import offered_placement, walk_from, walk_to
-from dynamoc.runtime.transports.transfer import ThreadedTransfer, check_pairs, check_span
+from dynamoc.runtime.transports.transfer import ThreadedTransfer, cancel_all, check_pairs, check_span
 
 VERIFY_LIMIT_S = 10.0
 T = TypeVar("T")
 
 
-class NvlinkTransport:
+class NvlinkTransport(MappedDestination):
     """One thread starts all pushes and waits for them; the device does what was started in order.
 
     What arrives is summed from the event loop, which polls: the hand-over of a prompt waits for no other thread.
@@ -134,14 +135,6 @@ class NvlinkTransport:
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
 
-    def expect(self, tag: int, blocks: Sequence[int]) -> None:
-        """Nothing to prepare: a peer that mapped the pool can write."""
-
-    async def revoke(self, tag: int) -> bool:
-        """A mapping cannot be taken back: the writer must say that it stopped."""
-        del tag
-        return False
-
     async def mismatches(
         self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
     ) -> Indices:
@@ -158,20 +151,9 @@ class NvlinkTransport:
         wrong = (sums != np.frombuffer(checksums, "<u8").reshape(-1, 2)).any(axis=1)
         return blocks[np.flatnonzero(wrong)]
 
-    def writer(self) -> bytes:
-        """This process, so that a peer can see when it has ended."""
-        return this_process().encode()
-
-    def writer_gone(self, writer: bytes) -> bool:
-        """Whether that process has ended; the driver ends its work and its mappings with it."""
-        return has_ended(writer)
-
     async def close(self) -> None:
         """Cancel what runs, wait until the device writes nothing any more, take all mappings back."""
-        running = list(self._transfers)
-        for transfer in running:
-            transfer.cancel()
-        await asyncio.gather(*(transfer.wait() for transfer in running))
+        await cancel_all(self._transfers)
         for peer in self._peers:
             peer.close()
         copiers, self._copier, self._verifier = (self._copier, self._verifier), None, None

@@ -13,7 +13,6 @@ import functools
 import mmap
 import os
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -25,10 +24,11 @@ from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, 
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.rows import Rows, pick, put, rows_of
 from dynamoc.runtime.kv.transfer.walk import Placement
-from dynamoc.runtime.transports.process import Process, Watched, check_same_host, has_ended, this_process
+from dynamoc.runtime.transports.mapped import MappedDestination
+from dynamoc.runtime.transports.process import Process, Watched, check_same_host, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.shards import copy_units, mismatched, offered_placement, walk_from, walk_to
-from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, check_pairs, check_span, host_pool
+from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, cancel_all, check_pairs, check_span, host_pool
 
 CHUNK_BYTES = 2 * 1024 * 1024
 """Copied between two looks at deadline, cancellation and peer."""
@@ -63,7 +63,7 @@ class ShmPeer(Watched):
         self.closed = True
 
 
-class ShmTransport:
+class ShmTransport(MappedDestination):
     """Copies units of blocks in a few threads; the checksum is taken before, which brings the bytes into the cache."""
 
     name = "shm"
@@ -146,14 +146,6 @@ class ShmTransport:
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
 
-    def expect(self, tag: int, blocks: Sequence[int]) -> None:
-        """Nothing to prepare: a peer that mapped the pool can write."""
-
-    async def revoke(self, tag: int) -> bool:
-        """A mapping cannot be taken back: the writer must say that it stopped."""
-        del tag
-        return False
-
     async def mismatches(
         self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
     ) -> Indices:
@@ -165,20 +157,9 @@ class ShmTransport:
         rows = rows_of(pool.data, pool.layout.block_bytes, check_span(pool.layout, layers))
         return await asyncio.to_thread(mismatches, rows, blocks, checksums)
 
-    def writer(self) -> bytes:
-        """This process, so that a peer can see when it has ended."""
-        return this_process().encode()
-
-    def writer_gone(self, writer: bytes) -> bool:
-        """Whether that process has ended; its mappings ended with it."""
-        return has_ended(writer)
-
     async def close(self) -> None:
         """Cancel what runs, wait for the copying threads to stop."""
-        running = list(self._transfers)
-        for transfer in running:
-            transfer.cancel()
-        await asyncio.gather(*(transfer.wait() for transfer in running))
+        await cancel_all(self._transfers)
         self._executor.shutdown()
 
     def _registered(self) -> HostPool:

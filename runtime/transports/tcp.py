@@ -23,7 +23,7 @@ from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.tcp_owner import TcpOwner
 from dynamoc.runtime.transports.tcp_writer import STREAMS, Lane, Metadata, TcpPeer
-from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, check_pairs, check_span, host_pool
+from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, cancel_all, check_pairs, check_span, host_pool
 
 STREAM_BYTES = 8 * 1024 * 1024
 """A transfer is split over a further stream for every so many bytes."""
@@ -131,10 +131,7 @@ class TcpTransport:
 
     async def close(self) -> None:
         """End all sends, close the listener, wait for the threads."""
-        running = list(self._transfers)
-        for transfer in running:
-            transfer.cancel()
-        await asyncio.gather(*(transfer.wait() for transfer in running))
+        await cancel_all(self._transfers)
         for peer in self._peers:
             peer.close()
         if self._owner is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 
 from dynamoc.runtime.kv.layout import KvLayout, Span
@@ -13,7 +13,7 @@ from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.transfer.checksums import Table
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.kv.transfer.rows import Rows
-from dynamoc.runtime.transports.protocol import Completion, Outcome, TransportError
+from dynamoc.runtime.transports.protocol import Completion, Outcome, Transfer, TransportError
 
 Digest = Callable[[Rows], int]
 """The checksum of a unit; another one than xxh3-64 only to measure what it costs."""
@@ -132,3 +132,11 @@ class ThreadedTransfer:
         why = self._failed or self._stopped
         outcome = why.outcome if isinstance(why, Stopped) else Outcome.FAILURE
         self._done.set_result(Completion(outcome, moved, seconds, reason=str(why)))
+
+
+async def cancel_all(transfers: Iterable[Transfer]) -> None:
+    """Cancel what runs, and wait until none of it writes any more."""
+    running = list(transfers)
+    for transfer in running:
+        transfer.cancel()
+    await asyncio.gather(*(transfer.wait() for transfer in running))
