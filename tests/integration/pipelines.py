@@ -104,6 +104,10 @@ def serving(spec: str, folder: Path, *, cluster: str | None = None, ready_s: flo
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
     try:
         yield _wait_ready(process, folder, base, ready_s)
+    except Exception as error:
+        for path in [folder / "up.log", *sorted(folder.glob("runs/*-*/logs/*.log"))]:
+            error.add_note(f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}")
+        raise
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
