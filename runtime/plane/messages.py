@@ -297,7 +297,7 @@ class WrittenLayers(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PrefillWritten(Message, frozen=True):
-    """These are written while the rest is computed: they can be verified, but are worth nothing before PrefillDone."""
+    """These are written: they can be verified, but are worth nothing before PrefillDone."""
 
     request_id: int
     generation: int
@@ -305,19 +305,19 @@ class PrefillWritten(Message, frozen=True):
 
 
 class PrefillDone(Message, frozen=True):
-    """All blocks are written, every layer once; `written` is what no PrefillWritten said.
+    """All blocks are written, every layer once, as PrefillWritten said before.
 
-    `checksum` names the definition.
+    `checksum` names the definition; the last of what was pushed had been computed `age_s` before this was sent.
     """
 
     request_id: int
     generation: int
     output: TokenOutput
     checksum: str
-    written: tuple[WrittenLayers, ...]
     transport: str
     moved_bytes: int
     seconds: float
+    age_s: float
 
 
 class PrefillFailed(Message, frozen=True):

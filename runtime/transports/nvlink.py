@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
@@ -25,6 +24,7 @@ from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.walk import Walk
 from dynamoc.runtime.transports.mapped import MappedDestination
+from dynamoc.runtime.transports.nvlink_line import Line
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer, Offer
 from dynamoc.runtime.transports.nvlink_probe import probe
 from dynamoc.runtime.transports.nvlink_push import Push
@@ -33,6 +33,8 @@ from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.shards import offered_placement, walk_from, walk_to
 from dynamoc.runtime.transports.transfer import ThreadedTransfer, cancel_all, check_pairs, check_span
 
+PART_BYTES = 128 << 20
+"""0.38 ms at 355 GB/s; verified in 0.05 ms at 2.5 TB/s, and a message and the start of a kernel take some 0.3 ms."""
 VERIFY_LIMIT_S = 10.0
 T = TypeVar("T")
 
@@ -45,6 +47,7 @@ class NvlinkTransport(MappedDestination):
 
     name = "nvlink"
     checksum = Checksum.SUMS
+    part_bytes = PART_BYTES
 
     def __init__(self, key: bytes, ctas: int = CTAS) -> None:
         del key  # the handle stands for it: it crosses the plane, which has proved the key
@@ -52,7 +55,7 @@ class NvlinkTransport(MappedDestination):
         self._pool: DevicePool | None = None
         self._copier: Copier | None = None
         self._verifier: Copier | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-push")
+        self._line = Line()
         self._peers: list[NvlinkPeer] = []
         self._transfers: set[ThreadedTransfer] = set()
 
@@ -105,7 +108,7 @@ class NvlinkTransport(MappedDestination):
         await probe(offer, pool.device, deadline_s)
         await self._ready()
         try:
-            peer = await self._run(functools.partial(NvlinkPeer, offer, placement, pool.device, self._executor))
+            peer = await self._run(functools.partial(NvlinkPeer, offer, placement, pool.device, self._line))
         except (OSError, DeviceError) as error:
             raise TransportError(f"the pool of process {offer.process.pid} cannot be mapped: {error}") from error
         self._peers = [known for known in self._peers if not known.closed] + [peer]
@@ -131,7 +134,7 @@ class NvlinkTransport(MappedDestination):
         way = walk_to(pool, peer.placement, layers)
         push = Push(transfer, self._copier, pool, peer, span, way, after)
         self._transfers.add(transfer)
-        transfer.run(self._executor, [push] if len(pairs) else [])
+        transfer.follow([self._line.add(push)] if len(pairs) else [])
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
 
@@ -160,7 +163,7 @@ class NvlinkTransport(MappedDestination):
         for copier in copiers:
             if copier is not None:
                 await self._run(copier.close)
-        await asyncio.to_thread(self._executor.shutdown)
+        await asyncio.to_thread(self._line.close)
 
     async def _ready(self) -> None:
         """Compile the kernels and allocate what they need, once."""
@@ -173,7 +176,7 @@ class NvlinkTransport(MappedDestination):
                 raise TransportError(str(error)) from error
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return await asyncio.wrap_future(self._line.run(call))
 
     async def _sum(self, pool: DevicePool, blocks: Indices, span: Span, way: Walk | None) -> Table:
         assert self._verifier is not None

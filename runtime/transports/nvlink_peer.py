@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-
 import msgspec
 
 from dynamoc.runtime.kv.cuda.pool import MappedPool
 from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.transfer.walk import Placement
+from dynamoc.runtime.transports.nvlink_line import Line
 from dynamoc.runtime.transports.process import Process, Watched
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -45,13 +44,13 @@ def map_offered(offer: Offer, device: int) -> MappedPool:
 
 
 class NvlinkPeer(Watched):
-    """A pool that this process writes to. All work with it, and its end, pass through one thread."""
+    """A pool that this process writes to. All work with it, and its end, pass through one line."""
 
-    def __init__(self, offer: Offer, placement: Placement, device: int, executor: Executor) -> None:
+    def __init__(self, offer: Offer, placement: Placement, device: int, line: Line) -> None:
         super().__init__(offer.process)
         self.blocks = offer.blocks
         self.placement = placement
-        self._executor = executor
+        self._line = line
         self._mapped = map_offered(offer, device)
         self.address = self._mapped.address
 
@@ -59,4 +58,4 @@ class NvlinkPeer(Watched):
         """Stop writing at the next check, then take the mapping back."""
         if not self.closed:
             self.closed = True
-            self._executor.submit(self._mapped.close)
+            self._line.run(self._mapped.close)

@@ -1,33 +1,38 @@
-"""One write over NVLink: batches of runs, of which a few are under way on the device at any time."""
+"""One write over NVLink: batches of runs, started one by one as the line has room for them."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.copier import SLOT_RUNS, Copier, Copy, Runs
+from dynamoc.runtime.kv.cuda.device import DeviceError, has_passed
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import Span
 from dynamoc.runtime.kv.transfer.walk import Walk
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer
-from dynamoc.runtime.transports.transfer import ThreadedTransfer
+from dynamoc.runtime.transports.transfer import Stopped, ThreadedTransfer
 
 BATCH_BYTES = 256 << 20
 """Copied between two looks at deadline, cancellation and peer; what is started on a device runs to its end."""
-AHEAD = 1
-"""Batches started while another runs, so that the device never waits for this thread."""
 REMIND_S = 10.0
 
 log = logging.getLogger("dynamoc.transports.nvlink")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Push:
-    """Copies the bytes `span` of each pair's block, `after` an event of the device if there is one."""
+    """Copies the bytes `span` of each pair's block, `after` an event of the device if there is one.
+
+    One that fails or is given up starts no further batch, and is over when the device is done with those it has: until
+    then nobody else may have the blocks, and nobody is told that they are safe.
+    """
 
     transfer: ThreadedTransfer
     copier: Copier
@@ -37,73 +42,104 @@ class Push:
     way: Walk | None
     """Into blocks that are not like mine: what of them is written."""
     after: int | None
+    _next: int = 0
+    _started: deque[tuple[slice, Copy]] = field(default_factory=deque)
+    _failure: Exception | None = None
+    _waits: bool = field(init=False)
+    """Whether `after` has not been seen to pass."""
+    _remind_at: float = 0.0
 
-    def __call__(self) -> int:
-        """Bytes moved. Returns or raises only when the device writes nothing of it any more."""
-        under_way: deque[tuple[slice, Copy]] = deque()
+    def __post_init__(self) -> None:
+        self._waits = self.after is not None
+
+    @property
+    def under_way(self) -> int:
+        """Batches on the device."""
+        return len(self._started)
+
+    def start(self) -> bool:
+        """Start the next batch."""
+        count = len(self.transfer.pairs)
+        if self._failure is not None or self._next >= count:
+            return False
+        part = slice(self._next, min(self._next + self._step, count))
         try:
-            if self.after is not None:
+            self.transfer.check()
+            self.peer.check()
+            if self.after is not None and not self._next:
                 self.copier.after(self.after)
-            for part in self._batches():
-                self._check()
-                under_way.append((part, self._start(part)))
-                if len(under_way) > AHEAD:
-                    self._finish(under_way)
-            while under_way:
-                self._finish(under_way)
-        finally:
-            for _, copy in under_way:
-                _quiesce(copy)
-        return len(self.transfer.pairs) * self._size
+            self._started.append((part, self._copy(part)))
+        except Exception as error:  # noqa: BLE001  (whoever waits gets it)
+            self._failure = error
+            return False
+        self._next = part.stop
+        return True
+
+    def look(self) -> bool:
+        """Keep the sums of batches that are done, and see whether the rest is still wanted."""
+        before = (self._waits, self._failure, self.under_way)
+        self._see_whether_wanted()
+        self._see_source()
+        try:
+            while self._started and self._started[0][1].is_done():
+                part, copy = self._started.popleft()
+                assert copy.sums is not None
+                self.transfer.checksums[part] = copy.sums
+        except DeviceError as error:  # such a device writes nothing any more
+            self._failure = self._failure or error
+            self._started.clear()
+        return before != (self._waits, self._failure, self.under_way)
+
+    def end(self, future: Future[int]) -> None:
+        """How many bytes were moved, or why not all."""
+        try:
+            if self._failure is None:
+                self.peer.check()
+        except Stopped as ended:
+            self._failure = ended
+        if self._failure is None:
+            future.set_result(len(self.transfer.pairs) * self._size)
+        else:
+            future.set_exception(self._failure)
+
+    # ---- inside ---------------------------------------------------------------------------------------------
 
     @property
     def _size(self) -> int:
         """Bytes a pair."""
         return self.span.size if self.way is None else self.way.size
 
-    def _check(self) -> None:
-        self.transfer.check()
-        self.peer.check()
+    @property
+    def _step(self) -> int:
+        """Pairs a batch."""
+        return min(SLOT_RUNS, max(1, BATCH_BYTES // self._size))
 
-    def _batches(self) -> Iterator[slice]:
-        count, step = len(self.transfer.pairs), min(SLOT_RUNS, max(1, BATCH_BYTES // self._size))
-        return (slice(start, min(start + step, count)) for start in range(0, count, step))
-
-    def _start(self, part: slice) -> Copy:
+    def _copy(self, part: slice) -> Copy:
         pairs, stride = self.transfer.pairs, self.pool.layout.block_bytes
         source = Runs(self.pool.address, stride, pairs.sources[part].astype(np.uint64))
         target = Runs(self.peer.address, stride, pairs.destinations[part].astype(np.uint64))
+        remaining_s = max(self.transfer.remaining_s, 0.0)
         if self.way is not None:
             target = target._replace(stride=self.way.target_stride)
-            return self.copier.copy_slices(self.way, source, target, sums=True, deadline_s=self._remaining_s())
+            return self.copier.copy_slices(self.way, source, target, sums=True, deadline_s=remaining_s)
         source, target = (side._replace(base=side.base + self.span.start) for side in (source, target))
-        return self.copier.copy(source, target, self.span.size, sums=True, deadline_s=self._remaining_s())
+        return self.copier.copy(source, target, self.span.size, sums=True, deadline_s=remaining_s)
 
-    def _finish(self, under_way: deque[tuple[slice, Copy]]) -> None:
-        """Wait for the oldest batch and keep its sums."""
-        part, copy = under_way[0]
-        try:
-            copy.wait(self._remaining_s())
-        except TimeoutError:
-            self.transfer.check()  # says it in the words of the deadline
-            raise
-        under_way.popleft()
-        assert copy.sums is not None
-        self.transfer.checksums[part] = copy.sums
-        self.peer.check()
+    def _see_source(self) -> None:
+        """Note when `after` has passed."""
+        if self._waits and self.after is not None:
+            with contextlib.suppress(DeviceError):  # what was started after it fails too, and says so
+                if has_passed(self.after):
+                    self._waits, self.transfer.ready_at = False, time.monotonic()
 
-    def _remaining_s(self) -> float:
-        """Time left; Stopped if there is none."""
-        self.transfer.check()
-        return max(self.transfer.remaining_s, 0.0)
-
-
-def _quiesce(copy: Copy) -> None:
-    """Wait as long as it takes: until then nobody else may have the blocks, and nobody is told that they are safe."""
-    while True:
-        try:
-            copy.wait(REMIND_S)
-        except TimeoutError:
-            log.critical("a push that was given up still runs on GPU after %g s", REMIND_S)
-        else:
-            return
+    def _see_whether_wanted(self) -> None:
+        """Past the deadline, or cancelled: begin nothing more. Say so if the device does not end what it has."""
+        now = time.monotonic()
+        if self._failure is None:
+            try:
+                self.transfer.check()
+            except Stopped as why:
+                self._failure, self._remind_at = why, now + REMIND_S
+        elif self._started and now > self._remind_at > 0:
+            log.critical("a push that was given up still runs on GPU %d after %g s", self.pool.device, REMIND_S)
+            self._remind_at = now + REMIND_S

@@ -39,7 +39,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """What came of a transfer. `checksums`: the transport's, of the source bytes as sent; empty but on success."""
+    """What came of a transfer.
+
+    `seconds`: from the call, or from the event it came after where that passed later. `checksums`: the transport's, of
+    the source bytes as sent; empty but on success.
+    """
 
     outcome: Outcome
     moved_bytes: int
@@ -76,6 +80,8 @@ class Transport(Protocol):
     name: str
     checksum: Checksum
     """What `Completion.checksums` holds, and `mismatches` takes."""
+    part_bytes: int
+    """Of a large write, so much is worth a write of its own, which is verified while the next is under way."""
 
     def register(self, pool: Pool) -> None:
         """Make a pool the source of writes and a possible destination. Call once, before anything else.

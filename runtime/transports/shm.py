@@ -28,7 +28,15 @@ from dynamoc.runtime.transports.mapped import MappedDestination
 from dynamoc.runtime.transports.process import Process, Watched, check_same_host, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.shards import copy_units, mismatched, offered_placement, walk_from, walk_to
-from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, cancel_all, check_pairs, check_span, host_pool
+from dynamoc.runtime.transports.transfer import (
+    HOST_PART_BYTES,
+    Digest,
+    ThreadedTransfer,
+    cancel_all,
+    check_pairs,
+    check_span,
+    host_pool,
+)
 
 CHUNK_BYTES = 2 * 1024 * 1024
 """Copied between two looks at deadline, cancellation and peer."""
@@ -68,6 +76,7 @@ class ShmTransport(MappedDestination):
 
     name = "shm"
     checksum = Checksum.XXH3
+    part_bytes = HOST_PART_BYTES
 
     def __init__(self, key: bytes, digest: Digest = digest) -> None:
         del key  # the kernel's permission check on /proc/<pid>/fd stands for it

@@ -23,7 +23,15 @@ from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
 from dynamoc.runtime.transports.tcp_owner import TcpOwner
 from dynamoc.runtime.transports.tcp_writer import STREAMS, Lane, Metadata, TcpPeer
-from dynamoc.runtime.transports.transfer import Digest, ThreadedTransfer, cancel_all, check_pairs, check_span, host_pool
+from dynamoc.runtime.transports.transfer import (
+    HOST_PART_BYTES,
+    Digest,
+    ThreadedTransfer,
+    cancel_all,
+    check_pairs,
+    check_span,
+    host_pool,
+)
 
 STREAM_BYTES = 8 * 1024 * 1024
 """A transfer is split over a further stream for every so many bytes."""
@@ -34,6 +42,7 @@ class TcpTransport:
 
     name = "tcp"
     checksum = Checksum.XXH3
+    part_bytes = HOST_PART_BYTES
 
     def __init__(self, key: bytes, digest: Digest = digest) -> None:
         self._key = key

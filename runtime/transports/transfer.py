@@ -17,6 +17,8 @@ from dynamoc.runtime.transports.protocol import Completion, Outcome, Transfer, T
 
 Digest = Callable[[Rows], int]
 """The checksum of a unit; another one than xxh3-64 only to measure what it costs."""
+HOST_PART_BYTES = 8 << 20
+"""Between processors: 1 ms to move, half of it to verify, half a millisecond for a message and a thread."""
 
 
 class Stopped(Exception):  # noqa: N818  (an ending, not always an error)
@@ -50,7 +52,7 @@ def host_pool(pool: Pool, transport: str) -> HostPool:
 
 
 class ThreadedTransfer:
-    """A Transfer whose lanes run in an executor; the first lane that fails stops the others.
+    """A Transfer whose lanes run in other threads; the first lane that fails stops the others.
 
     A lane calls `check` between units and fills their `checksums`; no two lanes have a unit in common.
     """
@@ -58,7 +60,9 @@ class ThreadedTransfer:
     def __init__(self, pairs: BlockPairs, checksums: Table, deadline_s: float) -> None:
         self.pairs = pairs
         self.checksums = checksums
-        self._started_at = time.monotonic()
+        self.ready_at = time.monotonic()
+        """When its bytes were there to be moved; a lane that has to wait for them sets it."""
+        self._started_at = self.ready_at
         self._deadline_s = deadline_s
         self._done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._stop = threading.Event()
@@ -68,8 +72,12 @@ class ThreadedTransfer:
 
     def run(self, executor: Executor, lanes: Sequence[Callable[[], int]]) -> None:
         """Start the lanes; each returns how many bytes it moved. Without lanes the transfer is done."""
+        self.follow([executor.submit(self._guard, lane) for lane in lanes])
+
+    def follow(self, lanes: Sequence[Future[int]]) -> None:
+        """End as these lanes, which somebody else runs, end."""
         loop = asyncio.get_running_loop()
-        self._lanes = [executor.submit(self._guard, lane) for lane in lanes]
+        self._lanes = list(lanes)
         timer = loop.call_later(self._deadline_s, self._expire)
         waiting = asyncio.gather(*map(asyncio.wrap_future, self._lanes), return_exceptions=True)
         waiting.add_done_callback(lambda settled: self._settle(settled.result(), timer))
@@ -125,11 +133,12 @@ class ThreadedTransfer:
         if self._done.done():
             return
         moved = sum(result for result in results if isinstance(result, int))
-        seconds = time.monotonic() - self._started_at
+        seconds = time.monotonic() - self.ready_at
         if all(isinstance(result, int) for result in results):
             self._done.set_result(Completion(Outcome.SUCCESS, moved, seconds, self.checksums))
             return
-        why = self._failed or self._stopped
+        raised = (r for r in results if isinstance(r, BaseException) and not isinstance(r, asyncio.CancelledError))
+        why = self._failed or next(raised, None) or self._stopped
         outcome = why.outcome if isinstance(why, Stopped) else Outcome.FAILURE
         self._done.set_result(Completion(outcome, moved, seconds, reason=str(why)))
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from dataclasses import dataclass, field
 
 import msgspec
@@ -54,6 +55,7 @@ class Attempt:
     peer: PrefillPeer
     reserved: asyncio.Future[Reserved | None] = field(default_factory=asyncio.Future)
     answer: asyncio.Future[Answer | str] = field(default_factory=asyncio.Future)
+    answered_at: float = 0.0
     arrivals: Arrivals | None = None
     """What was written; None before anything was asked for."""
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,6 +127,7 @@ class DecodeService:
         else:
             attempt.quiet.set()
             if not attempt.answer.done():
+                attempt.answered_at = time.monotonic()
                 attempt.answer.set_result(message)
         return True
 
@@ -212,7 +215,6 @@ class DecodeService:
         """Check what arrived, in my own memory; decode on from it only if every block is right."""
         wrong = len(blocks)
         if attempt.arrivals is not None and done.checksum == self._transport.checksum:
-            attempt.arrivals.add(done.written)
             wrong = await attempt.arrivals.wrong()
         self._telemetry.received(len(blocks) - wrong, wrong)
         if attempt.dropped:
@@ -224,6 +226,7 @@ class DecodeService:
             first = msgspec.structs.replace(done.output, request_id=attempt.key)
             self._requests.hand_to_engine(attempt.request)
             self._engine.resume(attempt.key, first)
+            self._telemetry.handed_over(done.age_s + time.monotonic() - attempt.answered_at)
             self._requests.deliver([first])
 
     def _is_nearly_resident(self, attempt: Attempt, reserved: Reserved) -> bool:

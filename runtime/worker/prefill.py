@@ -49,8 +49,6 @@ class Lease:
     request: PrefillRequest
     pushes: Pushes
     computed: asyncio.Future[Prefilled | TokenOutput | None] = field(default_factory=asyncio.Future)
-    arrived: list[WrittenLayers] = field(default_factory=list)
-    """Parts that the decode worker has not heard of."""
 
     def end(self, computed: Prefilled | TokenOutput | None) -> None:
         """Nothing more of the prompt will be computed."""
@@ -202,10 +200,7 @@ class PrefillService:
             return self.pools.get(connection)
 
         def on_arrived(part: WrittenLayers) -> None:
-            lease.arrived.append(part)
-            if not lease.computed.done():
-                _send(connection, PrefillWritten(request.request_id, request.generation, (part,)))
-                lease.arrived.clear()
+            _send(connection, PrefillWritten(request.request_id, request.generation, (part,)))
 
         pushes = Pushes(self._transport, layout, request, peer, expires_at, self._pace, telemetry)
         lease = Lease(self._requests.new_key(), connection, request, pushes)
@@ -249,8 +244,8 @@ class PrefillService:
                 *name, f"{pushes.complete} blocks were computed for {len(request.blocks)} destinations"
             )
         checksum, by = self._transport.checksum, self._transport.name
-        arrived, moved, seconds = tuple(lease.arrived), pushes.moved_bytes, pushes.seconds
-        return PrefillDone(*name, computed.output, checksum, arrived, by, moved, seconds)
+        moved, seconds, age_s = pushes.moved_bytes, pushes.seconds, pushes.age_s
+        return PrefillDone(*name, computed.output, checksum, by, moved, seconds, age_s)
 
 
 def _send(connection: Connection, message: Message) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dynamoc.runtime.engines.protocol import Written
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.plane.messages import PrefillRequest, WrittenLayers
 from dynamoc.runtime.transports.protocol import Completion, Outcome, Peer, Transfer, Transport, TransportError
+from dynamoc.runtime.worker.parts import Part
 from dynamoc.runtime.worker.telemetry import Telemetry
 
 SMALL_BYTES = 1 << 20
@@ -37,15 +39,6 @@ class Pace:
         """So much arrived in that time."""
         if size:
             self._rate += 0.2 * (size / max(seconds, 1e-6) - self._rate)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """`layers` of destinations `first` to `first + len(pairs)`."""
-
-    first: int
-    pairs: BlockPairs
-    layers: range
 
 
 class Pushes:
@@ -78,9 +71,11 @@ class Pushes:
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
         self.is_stopped = False
-        self._waiting: _Part | None = None
+        self._waiting: Part | None = None
         self._transfers: dict[asyncio.Task[None], tuple[Transfer, int]] = {}
         self._begun_at = 0.0
+        self._ready: list[float] = []
+        """When each of what was told was computed, as far as it is known."""
         self._ended_at = 0.0
         self._complete = 0
 
@@ -94,6 +89,12 @@ class Pushes:
         """From the beginning of the first write to the end of the last."""
         return self._ended_at - self._begun_at
 
+    @property
+    def age_s(self) -> float:
+        """How long ago the last of what was pushed had been computed."""
+        now = time.monotonic()
+        return now - max(self._ready, default=now)
+
     def written(self, written: Written) -> None:
         """More of the prompt is there: push it, unless it is little and the rest of it is about to follow."""
         part = self._part(written)
@@ -101,13 +102,17 @@ class Pushes:
             return
         earlier, self._waiting = self._waiting, None
         if earlier is not None:
-            part = _Part(part.first, part.pairs, range(earlier.layers.start, part.layers.stop))
+            part = Part(part.first, part.pairs, range(earlier.layers.start, part.layers.stop))
         is_last = part.layers.stop == self._layout.layers
         if not is_last and len(part.pairs) * self._layout.block_bytes <= SMALL_BYTES:
             self._waiting = part
             return
+        size = len(part.pairs) * self._layout.span(part.layers).size
+        self._ready.append(time.monotonic() if written.event is None else math.inf)
         try:
-            self._begin(part, written.event)
+            # What goes before the last layer is verified while that is computed: only what ends a prompt is cut.
+            for piece in part.cut(size, self._transport.part_bytes) if is_last else [part]:
+                self._begin(piece, written.event)
         except TransportError as error:
             self._fail(str(error))
             return
@@ -122,17 +127,16 @@ class Pushes:
 
     async def settle(self) -> None:
         """Wait until nothing is written any more; whatever is to be written was told before."""
-        asked_at, left = self._loop.time(), sum(size for _, size in self._transfers.values())
+        asked_at, left = time.monotonic(), sum(size for _, size in self._transfers.values())
         while self._transfers:
             await asyncio.wait(self._transfers)
-        exposed_s = max(0.0, self._ended_at - asked_at)
         if not self.is_stopped and self.moved_bytes:
-            self._pace.observe(left, exposed_s)
-            self._telemetry.exposed(exposed_s)
+            self._pace.observe(left, max(0.0, self._ended_at - asked_at))
+            self._telemetry.exposed(max(0.0, self._ended_at - max(self._ready)))
 
     # ---- inside -------------------------------------------------------------------------------------------
 
-    def _part(self, written: Written) -> _Part | None:
+    def _part(self, written: Written) -> Part | None:
         """What of it the decode worker asked for."""
         skipped = max(0, self._request.first_block - written.first)
         sources = written.blocks[skipped:]
@@ -143,9 +147,9 @@ class Pushes:
         if len(destinations) != len(sources):
             self._fail(f"{first + len(sources)} blocks were computed for {len(self._request.blocks)} destinations")
             return None
-        return _Part(first, BlockPairs.of(sources, destinations), written.layers)
+        return Part(first, BlockPairs.of(sources, destinations), written.layers)
 
-    def _begin(self, part: _Part, event: int | None) -> None:
+    def _begin(self, part: Part, event: int | None) -> None:
         """TransportError if it cannot be written."""
         peer = self._peer()
         if peer is None:
@@ -153,26 +157,26 @@ class Pushes:
         size = len(part.pairs) * self._layout.span(part.layers).size
         ahead = sum(size for _, size in self._transfers.values())
         patience_s = self._pace.patience_s(ahead + size) + (0.0 if event is None else STEP_S)
-        now = self._loop.time()
+        now = time.monotonic()
         generation, deadline_s = self._request.generation, min(patience_s, self._expires_at - now)
         transfer = self._transport.write(peer, part.pairs, deadline_s, generation, part.layers, event)
         self._begun_at = self._begun_at or now
-        task = self._loop.create_task(self._follow(part, transfer))
+        task = self._loop.create_task(self._follow(part, transfer, len(self._ready) - 1))
         self._transfers[task] = transfer, size
         task.add_done_callback(self._ended)
 
-    async def _follow(self, part: _Part, transfer: Transfer) -> None:
+    async def _follow(self, part: Part, transfer: Transfer, turn: int) -> None:
         with self._telemetry.transfer_under_way():
             completion = await transfer.wait()
-        self._ended_at = self._loop.time()
-        # A block is counted with its last layers, so that each counts once.
-        blocks = len(part.pairs) if part.layers.stop == self._layout.layers else 0
-        self._telemetry.transferred(completion, blocks)
+        self._ended_at = time.monotonic()
+        self._ready[turn] = min(self._ready[turn], self._ended_at - completion.seconds)
         self.moved_bytes += completion.moved_bytes
         if completion.outcome is Outcome.SUCCESS:
             self.on_arrived(_told(part, completion))
         elif completion.outcome is Outcome.FAILURE:
             self._fail(f"transfer failed: {completion.reason}")
+        # A block is counted with its last layers, so that each counts once.
+        self._telemetry.transferred(completion, len(part.pairs) if part.layers.stop == self._layout.layers else 0)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._transfers[task]
@@ -187,6 +191,6 @@ class Pushes:
         self.on_failed()
 
 
-def _told(part: _Part, completion: Completion) -> WrittenLayers:
+def _told(part: Part, completion: Completion) -> WrittenLayers:
     checksums = completion.checksums.astype("<u8").tobytes()
     return WrittenLayers(part.layers.start, part.layers.stop, part.first, len(part.pairs), checksums)

@@ -63,10 +63,18 @@ def on_device(device: int, what: str) -> Iterator[None]:
             runtime.setDevice(before)
 
 
+def has_passed(event: int) -> bool:
+    """Whether everything before `event` is done; DeviceError if the device failed."""
+    status = runtime.eventQuery(event)
+    if status not in (0, _NOT_READY):
+        raise DeviceError(f"the device failed while it worked: {runtime.CUDARuntimeError(status)}")
+    return bool(status != _NOT_READY)
+
+
 def wait_for(event: int, deadline_s: float) -> None:
     """Until everything before `event` is done; TimeoutError past the deadline, DeviceError if the device failed."""
     started = time.monotonic()
-    while (status := runtime.eventQuery(event)) == _NOT_READY:
+    while not has_passed(event):
         waited = time.monotonic() - started
         if waited > deadline_s:
             raise TimeoutError(f"the device did not finish within {deadline_s:.3f} s")
@@ -74,5 +82,3 @@ def wait_for(event: int, deadline_s: float) -> None:
             os.sched_yield()  # sleep(0) costs the 50 µs of a timer's slack
         else:
             time.sleep(PAUSE_S)
-    if status:
-        raise DeviceError(f"the device failed while it worked: {runtime.CUDARuntimeError(status)}")

@@ -24,6 +24,7 @@ from dynamoc.runtime.plane.messages import (
     PrefillDone,
     PrefillFailed,
     PrefillRequest,
+    PrefillWritten,
     TokenOutput,
     WrittenLayers,
 )
@@ -94,7 +95,8 @@ class FakePrefill:
         name = (request.request_id, request.generation)
         moved = blocks.size * layout.block_bytes
         checksum = self._transport.checksum
-        self.say(PrefillDone(*name, output, checksum, (written,), self._transport.name, moved, 0.1))
+        self.say(PrefillWritten(*name, (written,)))
+        self.say(PrefillDone(*name, output, checksum, self._transport.name, moved, 0.1, 0.1))
 
     def say_failed(self, request: PrefillRequest, reason: str, *, retryable: bool) -> None:
         self.say(PrefillFailed(request.request_id, request.generation, reason, retryable))
