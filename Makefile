@@ -53,8 +53,8 @@ contracts: $(VENV)/.dev ## Who may import whom
 golden: $(VENV)/.dev ## Rewrite golden files after reading the difference
 	@$(BIN)/python -m pytest tests/compiler --update-golden
 
-docs: $(VENV)/.dev ## Regenerate docs/metrics.md, docs/environment.md and specs/schema.json
-	@$(BIN)/dynamoc schema > specs/schema.json && $(BIN)/python -m dynamoc.runtime.registries docs
+docs: $(VENV)/.dev ## Regenerate docs/metrics.md, docs/environment.md and the schemas in specs/
+	@$(BIN)/dynamoc schema > specs/schema.json && $(BIN)/dynamoc schema --campaign > specs/campaign-schema.json && $(BIN)/python -m dynamoc.runtime.registries docs
 
 wheel: $(VENV)/.dev ## Build sdist and wheel into dist/
 	@$(BIN)/python -m build

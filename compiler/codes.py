@@ -44,6 +44,8 @@ CODES: Mapping[str, str] = {
     "D220": "a cache that no worker uses",
     "D221": "a worker with two caches",
     "D222": "a cache without a tier",
+    "D223": "a trace that cannot be replayed",
+    "D224": "a trace beyond its load",
     # capacity and topology
     "D301": "a worker larger than any node",
     "D302": "workers that do not fit the cluster",

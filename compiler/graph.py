@@ -12,6 +12,7 @@ import msgspec
 from dynamoc.compiler.diagnostics import Path
 from dynamoc.compiler.flags import Reading
 from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.load import Load
 from dynamoc.runtime.manifest import CacheSettings, FrontendSettings, Role, RouterSettings
 
 if TYPE_CHECKING:
@@ -160,30 +161,6 @@ class Edge(msgspec.Struct, frozen=True):
     kind: EdgeKind
     transport: str | None = None
     at: Path = ()
-
-
-DEFAULT_TOOL = "builtin"
-
-
-class Load(msgspec.Struct, frozen=True):
-    """The traffic the user expects: lengths in tokens, requests in flight, requests per second (`inf`: all at once)."""
-
-    isl: int
-    osl: int
-    concurrency: tuple[int, ...] = ()
-    concurrency_per_gpu: float | None = None
-    request_rate: float | None = None
-    requests: int | None = None
-    warmup_requests: int | None = None
-    shared_prefix: float = 0.0
-    seed: int = 0
-    tool: str = DEFAULT_TOOL
-    at: Path = ()
-
-    @property
-    def is_made(self) -> bool:
-        """Whether it says how hard to push. Without, it is only expected, and nobody makes requests."""
-        return bool(self.concurrency) or self.concurrency_per_gpu is not None or self.request_rate is not None
 
 
 class Allowance(msgspec.Struct, frozen=True):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
 
 from dynamoc.compiler.artifacts import Artifact, Artifacts
-from dynamoc.compiler.graph import Load
+from dynamoc.compiler.load import Load, Replay
 from dynamoc.compiler.plan import Plan
+from dynamoc.compiler.trace_facts import DEFAULT_BLOCK_TOKENS
 
 FILE = "load.json"
 REQUESTS_EACH = 10
@@ -17,17 +19,20 @@ REQUESTS_EACH = 10
 RATE_WINDOW_S = 30.0
 REQUESTS_AT_ONCE = 100
 DEADLINE_S = 3600.0
+NO_SPREAD = 0.0
+"""Left out where a point is written: that asks whether it is this very object."""
 
 
 class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A file of requests in Mooncake's format, replayed at the times it has, divided by `speedup`.
 
-    `block_tokens` is how many tokens each of its hashes stands for.
+    `block_tokens` is how many tokens each of its hashes stands for, `digest` the SHA-256 of what was proved.
     """
 
     path: str
-    block_tokens: int = 512
+    block_tokens: int = DEFAULT_BLOCK_TOKENS
     speedup: float = 1.0
+    digest: str = ""
 
 
 class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -49,8 +54,8 @@ class LoadPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     seed: int
     deadline_s: float
     prefixes: int = 1
-    isl_stddev: float = 0.0
-    osl_stddev: float = 0.0
+    isl_stddev: float = NO_SPREAD
+    osl_stddev: float = NO_SPREAD
     trace: Trace | None = None
 
 
@@ -83,7 +88,7 @@ def load_plan(plan: Plan, gpus_allocated: int) -> LoadPlan | None:
     rate = None if load.request_rate in (None, math.inf) else load.request_rate
     in_flight: list[int | None] = [*_in_flight(load, plan)] or [None]
     limit = plan.graph.time_limit_s
-    deadline = DEADLINE_S if limit is None else limit / len(in_flight)
+    deadline = DEADLINE_S + _lasts_s(load) if limit is None else limit / len(in_flight)
     points = tuple(_point(load, concurrency, rate, deadline) for concurrency in in_flight)
     program = plan.cluster.site.get(load.tool)
     return LoadPlan(tool=load.tool, gpus_allocated=gpus_allocated, points=points, program=program)
@@ -103,14 +108,56 @@ def _in_flight(load: Load, plan: Plan) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _point(load: Load, concurrency: int | None, rate: float | None, deadline_s: float) -> LoadPoint:
+def said_of(point: LoadPoint) -> dict[str, Any]:
+    """A point as a spec says it."""
+    fields: dict[str, Any] = {
+        "isl": point.isl,
+        "osl": point.osl,
+        "isl_stddev": point.isl_stddev or None,
+        "osl_stddev": point.osl_stddev or None,
+        "concurrency": point.concurrency,
+        "request_rate": point.rate,
+        "requests": point.requests,
+        "warmup_requests": point.warmup_requests,
+        "shared_prefix": point.shared_prefix or None,
+        "prefixes": None if point.prefixes == 1 else point.prefixes,
+        "seed": point.seed or None,
+    }
+    if point.trace is not None:
+        trace = point.trace
+        fields |= {"trace": trace.path, "trace_speed": trace.speedup, "trace_block_tokens": trace.block_tokens}
+    elif point.concurrency is None and point.rate is None:
+        fields["request_rate"] = "inf"
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _lasts_s(load: Load) -> float:
+    """How long the requests of a trace take to be sent; 0 where they have no times of their own."""
+    facts = None if load.trace is None else load.trace.facts
+    return 0.0 if facts is None or load.trace is None else facts.lasts_s / load.trace.speed
+
+
+def _trace(replay: Replay | None) -> Trace | None:
+    if replay is None:
+        return None
+    path, digest = (replay.path, "") if replay.facts is None else (replay.facts.path, replay.facts.digest)
+    return Trace(path=path, block_tokens=replay.block_tokens, speedup=replay.speed, digest=digest)
+
+
+def _requests(load: Load, concurrency: int | None, rate: float | None) -> int | None:
+    """How many where the load does not say; None for all of a trace."""
+    if load.trace is not None:
+        return None
     if concurrency is not None:
-        default = REQUESTS_EACH * concurrency
-    else:
-        default = REQUESTS_AT_ONCE if rate is None else max(1, math.ceil(rate * RATE_WINDOW_S))
-    requests = default if load.requests is None else load.requests
-    warmup = min(concurrency or 1, requests) if load.warmup_requests is None else load.warmup_requests
+        return REQUESTS_EACH * concurrency
+    return REQUESTS_AT_ONCE if rate is None else max(1, math.ceil(rate * RATE_WINDOW_S))
+
+
+def _point(load: Load, concurrency: int | None, rate: float | None, deadline_s: float) -> LoadPoint:
+    requests = _requests(load, concurrency, rate) if load.requests is None else load.requests
+    warmup = min(concurrency or 1, requests or 1) if load.warmup_requests is None else load.warmup_requests
     names = ([f"c{concurrency}"] if concurrency is not None else []) + ([f"r{rate:g}"] if rate is not None else [])
+    names += ["trace"] if load.trace is not None else []
     return LoadPoint(
         id="-".join(names) or "at-once",
         isl=load.isl,
@@ -122,4 +169,8 @@ def _point(load: Load, concurrency: int | None, rate: float | None, deadline_s: 
         shared_prefix=load.shared_prefix,
         seed=load.seed,
         deadline_s=deadline_s,
+        prefixes=load.prefixes,
+        isl_stddev=load.isl_stddev or NO_SPREAD,
+        osl_stddev=load.osl_stddev or NO_SPREAD,
+        trace=_trace(load.trace),
     )

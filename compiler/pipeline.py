@@ -159,7 +159,7 @@ def prove(
 
 def _plan(source: Source, cluster: Cluster, models: ModelLibrary, target: Target | None, report: Reporter) -> Plan:
     spec = read_spec(source, report)
-    graph = resolve(spec, report, models)
+    graph = resolve(spec, report, models, source.traces)
     report.stop_on_errors()
     plan = plan_graph(graph, cluster, report, target)
     _report_unused_waivers(report)

@@ -14,30 +14,33 @@ from dynamoc.compiler.diagnostics import Change, Drop, Path, Put, Remedy, Report
 from dynamoc.compiler.dialect import DIALECTS, dialect
 from dynamoc.compiler.edges import resolve_edges, unknown_component
 from dynamoc.compiler.edits import leaves
+from dynamoc.compiler.effects import no_effect
 from dynamoc.compiler.geometry import WIDTHS, Geometry
 from dynamoc.compiler.graph import (
     Allowance,
     Component,
     Edge,
     Graph,
-    Load,
     Model,
 )
 from dynamoc.compiler.models import ModelLibrary, ModelTextError
 from dynamoc.compiler.nearest import nearest
 from dynamoc.compiler.options import WORKER_DEFAULTS, build_options, merge, merge_args
+from dynamoc.compiler.resolve_load import resolve_load
 from dynamoc.compiler.scalars import plain
-from dynamoc.compiler.spec import FrontendSpec, LoadSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
+from dynamoc.compiler.spec import FrontendSpec, ModelSpec, RouterSpec, Spec, WorkerFields, WorkerSpec
+from dynamoc.compiler.trace_facts import TraceFacts
 from dynamoc.compiler.units import as_written
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, FrontendSettings, ObjectTier, Role, RouterSettings
 
 DEFAULT_PORT = 8000
-LOAD_FIELDS = ("requests", "warmup_requests", "shared_prefix", "seed", "tool")
 KV_POLICY_FIELDS = ("overlap_credit", "prefill_load_scale", "temperature")
 Settings = TypeVar("Settings", FrontendSettings, RouterSettings)
 
 
-def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
+def resolve(
+    spec: Spec, report: Reporter, models: ModelLibrary, traces: Mapping[str, TraceFacts] | None = None
+) -> Graph:
     """What the spec means. A graph comes back even when errors were reported; it is then not to be used."""
     allowed = _allowances(spec, report)
     geometry = _geometry(spec, report, models)
@@ -52,7 +55,7 @@ def resolve(spec: Spec, report: Reporter, models: ModelLibrary) -> Graph:
         same_node=_same_node(spec, report),
         reserve_nodes=(spec.placement.reserve_nodes if spec.placement is not None else None) or 0,
         time_limit_s=spec.time_limit,
-        load=None if spec.load is None else _load(spec.load, report),
+        load=None if spec.load is None else resolve_load(spec.load, traces or {}, report),
         allow=allowed,
     )
 
@@ -63,18 +66,6 @@ def _model(model: ModelSpec, geometry: Geometry | None) -> Model:
     if geometry is not None and model.precision is not None and geometry.width != WIDTHS[model.precision]:
         geometry = replace(geometry, exact=False)
     return Model(ref, served, model.revision, model.path, geometry, model.precision, at=("model",))
-
-
-def _load(load: LoadSpec, report: Reporter) -> Load:
-    several = load.concurrency if isinstance(load.concurrency, list) else [load.concurrency]
-    concurrency = tuple(int(number) for number in several if number is not None)
-    rate = None if load.request_rate is None else float(load.request_rate)
-    how = {name: plain(value) for name in LOAD_FIELDS if (value := getattr(load, name)) is not None}
-    found = Load(int(load.isl), int(load.osl), concurrency, load.concurrency_per_gpu, rate, **how, at=("load",))
-    if not found.is_made:
-        for name in how:
-            _no_effect(("load", name), "the load has neither `concurrency` nor `request_rate`: none is made", report)
-    return found
 
 
 def _geometry(spec: Spec, report: Reporter, models: ModelLibrary) -> Geometry | None:
@@ -194,7 +185,7 @@ def _check_own(written: Mapping[str, Any], at: Path, engine: str, report: Report
     }
     for field, reason in why.items():
         if field in written:
-            _no_effect((*at, field), reason, report)
+            no_effect((*at, field), reason, report)
 
 
 def _settings(spec: FrontendSpec | RouterSpec, kind: type[Settings]) -> Settings:
@@ -209,13 +200,13 @@ def _check_router(spec: RouterSpec, at: Path, report: Reporter) -> None:
     if spec.policy not in (None, "kv"):
         for key in KV_POLICY_FIELDS:
             if getattr(spec, key) is not None:
-                _no_effect((*at, key), f"the policy is `{spec.policy}`", report)
+                no_effect((*at, key), f"the policy is `{spec.policy}`", report)
 
 
 def _check_effects(spec: Spec, report: Reporter) -> None:
     """Fields that would change nothing, or exclude each other."""
     if spec.model.revision is not None and spec.model.ref is None:
-        _no_effect(("model", "revision"), "it is the revision of a `ref`", report)
+        no_effect(("model", "revision"), "it is the revision of a `ref`", report)
     places: list[tuple[Path, WorkerFields]] = [] if spec.defaults is None else [(("defaults",), spec.defaults)]
     places += [(("components", n), c) for n, c in spec.components.items() if isinstance(c, WorkerSpec)]
     for at, fields in places:
@@ -237,10 +228,6 @@ def _check_numbers(args: Mapping[str, Any], at: Path, report: Reporter) -> None:
             label = (path, "an integer of more than 64 bits" if wide else "not a finite number")
             remedy = Remedy((Put(path, as_written(value)),), "hand it over as text: put it in quotes")
             report.error("D113", f"{spell(path)} cannot be handed to an engine", label, remedies=[remedy])
-
-
-def _no_effect(at: Path, why: str, report: Reporter) -> None:
-    report.error("D116", f"`{at[-1]}` has no effect", (at, why), at_key=True, remedies=[Remedy((Drop(at),))])
 
 
 def _check_engine(engine: str, at: Path, report: Reporter) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.graph import DEFAULT_TOOL, Component, Edge, Graph, Load, WorkerOptions
+from dynamoc.compiler.graph import Component, Edge, Graph, WorkerOptions
+from dynamoc.compiler.load import DEFAULT_TOOL, Load, Replay
 from dynamoc.compiler.plan import Plan
 from dynamoc.runtime.manifest import CacheSettings, FrontendSettings, Role, RouterSettings
 
@@ -68,15 +69,25 @@ def _load(load: Load) -> dict[str, Any]:
     return {
         "isl": load.isl,
         "osl": load.osl,
+        "isl_stddev": load.isl_stddev or None,
+        "osl_stddev": load.osl_stddev or None,
         "concurrency": list(load.concurrency) or None,
         "concurrency_per_gpu": load.concurrency_per_gpu,
         "request_rate": "inf" if rate == math.inf else rate,
+        **_trace(load.trace),
         "requests": load.requests,
         "warmup_requests": load.warmup_requests,
         "shared_prefix": load.shared_prefix or None,
+        "prefixes": None if load.prefixes == 1 else load.prefixes,
         "seed": load.seed or None,
         "tool": None if load.tool == DEFAULT_TOOL else load.tool,
     }
+
+
+def _trace(trace: Replay | None) -> dict[str, Any]:
+    if trace is None:
+        return {}
+    return {"trace": trace.path, "trace_speed": trace.speed, "trace_block_tokens": trace.block_tokens}
 
 
 def _allow(graph: Graph) -> list[dict[str, str]] | None:

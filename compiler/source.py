@@ -15,6 +15,7 @@ import yaml
 
 from dynamoc.compiler.diagnostics import CompileError, Diagnostic, Edit, Fix, Label, Path, Severity, Span
 from dynamoc.compiler.scalars import resolve_plain
+from dynamoc.compiler.trace_facts import TraceFacts
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 32
@@ -54,6 +55,8 @@ class Source(msgspec.Struct, frozen=True):
     text: str
     data: Any
     places: Mapping[Path, Place] = {}
+    traces: Mapping[str, TraceFacts] = {}
+    """What is known of the traces that it names, by their names in it."""
 
     def locate(self, path: Path, key: bool = False) -> Span:
         """The span of the value at `path`, or of its key; of the nearest enclosing key if the text has no such path.

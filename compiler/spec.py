@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from dynamoc.compiler.cache_spec import CacheSpec, DiskTierSpec, ObjectTierSpec, TiersSpec
+from dynamoc.compiler.load_spec import LoadSpec
+from dynamoc.compiler.schema import schema_of
 from dynamoc.compiler.written import (
     Dtype,
     Duration,
@@ -231,47 +233,6 @@ class PlacementSpec(Part):
     )
 
 
-Concurrency = Annotated[
-    Annotated[Positive, Tag("<number>")] | Annotated[list[Positive], Field(min_length=1), Tag("<numbers>")],
-    Discriminator(lambda value: "<numbers>" if isinstance(value, list) else "<number>"),
-]
-RequestRate = Annotated[
-    Annotated[Literal["inf"], Tag("<word>")] | Annotated[float, Field(ge=0.000001, le=1_000_000_000), Tag("<rate>")],
-    Discriminator(lambda value: "<word>" if isinstance(value, str) else "<rate>"),
-]
-
-
-class LoadSpec(Part):
-    """The traffic that is expected."""
-
-    isl: Positive = Field(description="Input sequence length, tokens.", examples=[8192])
-    osl: Positive = Field(description="Output sequence length, tokens.", examples=[1024])
-    concurrency: Concurrency | None = Field(
-        default=None, description="Requests in flight: one number, or those of a sweep.", examples=[[4, 16, 64]]
-    )
-    concurrency_per_gpu: Annotated[float, Field(ge=0.001, le=1_000_000)] | None = Field(
-        default=None, description="Requests in flight for every GPU of the workers.", examples=[16]
-    )
-    request_rate: RequestRate | None = Field(
-        default=None, description="Requests per second, or `inf`.", examples=["inf"]
-    )
-    requests: Positive | None = Field(
-        default=None, description="Requests of one load point; 10 for each in flight if left out.", examples=[160]
-    )
-    warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
-        default=None, description="Requests before those that count; one for each in flight if left out.", examples=[4]
-    )
-    shared_prefix: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of each prompt that is the same in all of them; 0 if left out.", examples=[0.5]
-    )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
-        default=None, description="Of prompts and arrival times; 0 if left out.", examples=[7]
-    )
-    tool: Literal["builtin", "aiperf"] | None = Field(
-        default=None, description="What makes the requests; `builtin` if left out.", examples=["builtin"]
-    )
-
-
 class AllowSpec(Part):
     """A rule that is switched off."""
 
@@ -381,16 +342,4 @@ def part_at(location: tuple[str | int, ...]) -> type[BaseModel]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a spec file."""
-    schema = Spec.model_json_schema(by_alias=True)
-    _close(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "dynamoc spec"}
-
-
-def _close(schema: Any) -> None:
-    """Keys that do not match the pattern of a mapping are refused, not ignored."""
-    if isinstance(schema, dict):
-        if "patternProperties" in schema:
-            schema["additionalProperties"] = False
-        schema = list(schema.values())
-    for part in schema if isinstance(schema, list) else ():
-        _close(part)
+    return schema_of(Spec, "dynamoc spec")

@@ -11,7 +11,8 @@ from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.formats import uniform
 from dynamoc.compiler.geometry import Geometry
 from dynamoc.compiler.gpu_memory import Account, Usage, account, certain, sequence_bytes
-from dynamoc.compiler.graph import Component, Graph, Load, WorkerOptions
+from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.load import Load
 from dynamoc.compiler.plan import Plan
 from dynamoc.runtime.manifest import Role
 
@@ -112,4 +113,4 @@ def _as_loaded(geometry: Geometry, precision: str | None, options: WorkerOptions
 
 def _request(component: Component, load: Load) -> int:
     """A prefill worker never sees the output."""
-    return load.isl if component.role is Role.PREFILL else load.isl + load.osl
+    return load.longest_prompt if component.role is Role.PREFILL else load.longest_request

@@ -30,7 +30,7 @@ COMMANDS: dict[str, str] = {
     "import": "Turn recipes of other systems into specs.",
     "results": "Import results of other load tools, and judge results.",
     "doctor": "Examine this host: --kv measures its paths.",
-    "schema": "Print the JSON schema of specs.",
+    "schema": "Print the JSON schema of specs, or of campaigns.",
     "model": "Fetch or convert models.",
 }
 

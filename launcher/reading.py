@@ -88,8 +88,22 @@ def read_inputs(spec: Path, cluster: Path | None, findings: Findings) -> Inputs:
         for shape in (Spec,) if cluster is None else (Spec, ClusterSpec):
             shape.model_rebuild()
     source = read_file(spec, findings)
+    source = _with_traces(source, spec.parent)
     inventory = local_cluster() if cluster is None else read_cluster(read_file(cluster, findings))
     return Inputs(source, inventory, model_library(source, inventory.model_root, inventory.site.get("models", {})))
+
+
+def _with_traces(source: Source, folder: Path) -> Source:
+    """With what is known of the trace of its load, which is found beside the spec."""
+    load = source.data.get("load") if isinstance(source.data, dict) else None
+    trace = load.get("trace") if isinstance(load, dict) else None
+    if not isinstance(trace, str):
+        return source
+    import msgspec
+
+    from dynamoc.launcher.load.trace_facts import facts_of
+
+    return msgspec.structs.replace(source, traces={trace: facts_of(folder / Path(trace).expanduser())})
 
 
 @contextmanager

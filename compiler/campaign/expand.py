@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from dynamoc.compiler.campaign.axes import read_axes
 from dynamoc.compiler.campaign.combination import Combination, broken_rules, combinations, derive, put
 from dynamoc.compiler.campaign.identity import deployment_id, point_id
 from dynamoc.compiler.campaign.limits import Limit, LimitError, read_limit
-from dynamoc.compiler.campaign.loads import Setting, check_loads, settings
+from dynamoc.compiler.campaign.loads import Step, check_loads, ladders_of
 from dynamoc.compiler.campaign.points import Campaign, Deployment, Ladder, Point, Pruned, Search
 from dynamoc.compiler.campaign.proof import Prover
 from dynamoc.compiler.campaign.spec import CampaignSpec
@@ -34,7 +34,7 @@ SIMULATED_ENGINE = "mocker"
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """Everything an expansion depends on. `gpus` counts what is allocated for a plan; `traces` are digests of files."""
+    """Everything an expansion depends on. `gpus` counts what is allocated for a plan."""
 
     source: Source
     base: Source
@@ -42,7 +42,6 @@ class Inputs(msgspec.Struct, frozen=True):
     target: Target
     gpus: Callable[[Plan], int]
     models: Callable[[Source], ModelLibrary]
-    traces: Mapping[str, str] = {}
 
 
 def expand(spec: CampaignSpec, inputs: Inputs, report: Reporter) -> Campaign:
@@ -117,12 +116,12 @@ class _Expansion:
             self._unexpected.setdefault(text, []).append(sums)
         data = self._data(made)
         for number, load in enumerate(self._spec.loads):
-            ladders = settings(load, ("loads", number), made.variables, self._inputs.traces, self._report)
+            ladders = ladders_of(load, ("loads", number), made.variables, self._report)
             self._report.stop_on_errors()
             for steps in ladders:
                 self._climb(number, made, data, steps)
 
-    def _climb(self, number: int, made: Combination, data: Any, steps: list[Setting]) -> None:
+    def _climb(self, number: int, made: Combination, data: Any, steps: list[Step]) -> None:
         """One ladder, added to the deployment that it is of."""
         found = self._ladder(number, made, data, steps)
         if found is not None:
@@ -172,7 +171,7 @@ class _Expansion:
         return data
 
     def _ladder(
-        self, number: int, made: Combination, data: Any, steps: list[Setting]
+        self, number: int, made: Combination, data: Any, steps: list[Step]
     ) -> tuple[str, Plan, tuple[Ladder, ...]] | None:
         """A ladder of what can run, by the deployment that it is of."""
         points: list[Point] = []
@@ -183,7 +182,7 @@ class _Expansion:
                 continue
             self._check_simulated(plan)
             found = found or (deployment_id(plan, self._inputs.target.name), plan)
-            points.append(self._point(found[0], plan, step))
+            points.append(self._point(found[0], plan))
         if found is None:
             return None
         search = self._spec.loads[number].search
@@ -199,8 +198,8 @@ class _Expansion:
         self._points |= {point.id for point in fresh}
         return fresh
 
-    def _proved(self, number: int, made: Combination, data: Any, step: Setting) -> Plan | None:
-        proof = self._prover.prove({**data, "load": step.load}, made.writers, ("loads", number))
+    def _proved(self, number: int, made: Combination, data: Any, step: Step) -> Plan | None:
+        proof = self._prover.prove({**data, "load": step}, made.writers, ("loads", number))
         errors = [d for d in proof.diagnostics if d.severity is Severity.ERROR]
         mistakes = [d for d in errors if d.code < "D3"]
         if mistakes:
@@ -215,17 +214,16 @@ class _Expansion:
                     rule=first.code,
                     message=first.message,
                     notes=(*first.notes, *more),
-                    load=plain(step.load),
+                    load=plain(step),
                 )
             )
         return proof.plan
 
-    def _point(self, deployment: str, plan: Plan, step: Setting) -> Point:
+    def _point(self, deployment: str, plan: Plan) -> Point:
         asked = load_plan(plan, self._inputs.gpus(plan))
         assert asked is not None
-        load = step.of(asked.points[0])
-        name = point_id(deployment, load, asked.tool, step.digest)
-        return Point(id=name, deployment=deployment, load=load, tool=asked.tool)
+        load = asked.points[0]
+        return Point(id=point_id(deployment, load, asked.tool), deployment=deployment, load=load, tool=asked.tool)
 
     def _deployment(self, known: str, made: Combination, data: Any, plan: Plan) -> Deployment:
         name = f"{self._spec.campaign[:NAME_CHARACTERS].rstrip('-')}-{known[:8]}"

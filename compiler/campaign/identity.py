@@ -25,11 +25,12 @@ def deployment_id(plan: Plan, target: str) -> str:
     return _digest({"dynamoc": dynamoc.__version__, "target": target, "spec": spec, "nodes": nodes})
 
 
-def point_id(deployment: str, load: LoadPoint, tool: str, trace: str = "") -> str:
+def point_id(deployment: str, load: LoadPoint, tool: str) -> str:
     """Of a deployment, a load and what makes it; of a trace its content counts, and not where it is."""
     said = {**msgspec.structs.asdict(load), "id": "", "tool": tool}
     if load.trace is not None:
-        said["trace"] = {**msgspec.structs.asdict(load.trace), "path": trace or load.trace.path}
+        trace = msgspec.structs.asdict(load.trace)
+        said["trace"] = {**trace, "path": trace.pop("digest") or load.trace.path}
     return _digest({"deployment": deployment, "load": said})
 
 

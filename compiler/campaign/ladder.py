@@ -25,6 +25,20 @@ def next_points(ladder: Ladder, kept: Kept, *, stops: bool) -> tuple[Point, ...]
     return () if breached else tuple(left[:1])
 
 
+def asked(ladder: Ladder, kept: Kept) -> tuple[Point, ...]:
+    """Every point that a ladder has asked for so far; a search comes to the same ones again."""
+    if ladder.search is None:
+        return ladder.points
+    seen: dict[str, bool] = {}
+    found: list[Point] = []
+    while (probe := _probe(ladder.search, seen)) is not None:
+        found.append(probe)
+        if probe.id not in kept:
+            break
+        seen[probe.id] = kept[probe.id]
+    return tuple(found)
+
+
 def left_out(ladder: Ladder, kept: Kept, *, stops: bool) -> tuple[Point, ...]:
     """Points that will not be measured, because a lighter one breached."""
     done = not next_points(ladder, kept, stops=stops)

@@ -34,7 +34,7 @@ class Prover:
 
     def prove(self, data: Any, writers: Mapping[Path, Path], load: Path) -> Proof:
         """A spec as plain data. `writers` are where in the campaign its fields were said, `load` where its load was."""
-        source = Source(self._base.name, self._base.text, data)
+        source = Source(self._base.name, self._base.text, data, traces=self._campaign.traces)
         places = _Places(self._campaign, self._base, data, {**writers, ("load",): load})
         report = Reporter(places.locate, _no_edits, places.home)
         return prove(source, self._cluster, self._library(source), self._target, report)

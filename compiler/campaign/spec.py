@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 
+from dynamoc.compiler.schema import schema_of
 from dynamoc.compiler.written import Duration, Name, Part, Positive, Text
 
 Number = int | float
@@ -134,8 +135,13 @@ class CampaignLoadSpec(Part):
     trace_speed: Annotated[float, Field(ge=0.000001, le=1_000_000)] | None = Field(
         default=None, description="How many times faster than recorded; 1 if left out.", examples=[2]
     )
+    trace_block_tokens: Positive | None = Field(
+        default=None, description="Tokens that each hash of the trace stands for; 512 if left out.", examples=[512]
+    )
     requests: Count | None = Field(
-        default=None, description="Requests of one point; 10 for each in flight if left out.", examples=[160]
+        default=None,
+        description="Requests of one point; 10 for each in flight, or all of a trace, if left out.",
+        examples=[160],
     )
     warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         default=None, description="Requests before those that count; one for each in flight if left out.", examples=[4]
@@ -224,6 +230,11 @@ class CampaignSpec(Part):
         examples=["first_breach"],
     )
     budget: BudgetSpec | None = Field(default=None, description="Limits.", examples=[{"retries": 1}])
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a campaign file."""
+    return schema_of(CampaignSpec, "dynamoc campaign")
 
 
 def part_at(location: tuple[str | int, ...]) -> type[BaseModel]:

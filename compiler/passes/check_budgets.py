@@ -6,6 +6,7 @@ from typing import Any
 
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.load import prompt_sum
 from dynamoc.compiler.units import spell_count
 from dynamoc.runtime.manifest import Role
 
@@ -33,7 +34,7 @@ def check_budgets(graph: Graph, report: Reporter) -> Graph:
 def _check_buffer(graph: Graph, component: Component, options: WorkerOptions, report: Reporter) -> None:
     tokens = options.facts.get("transfer_tokens")
     assert graph.load is not None
-    if component.role is Role.AGGREGATED or not isinstance(tokens, int) or tokens >= graph.load.isl:
+    if component.role is Role.AGGREGATED or not isinstance(tokens, int) or tokens >= graph.load.longest_prompt:
         return
     path = component.where("transfer_tokens")
     report.warning(
@@ -41,8 +42,8 @@ def _check_buffer(graph: Graph, component: Component, options: WorkerOptions, re
         f"the transfer buffer of `{component.name}` does not hold a prompt of the load",
         (path, spell_count(tokens, "token")),
         (graph.load.at, "the load"),
-        notes=[f"isl = {graph.load.isl} > {tokens}"],
-        remedies=[Remedy((Put(path, graph.load.isl),))],
+        notes=[f"{prompt_sum(graph.load)} > {tokens}"],
+        remedies=[Remedy((Put(path, graph.load.longest_prompt),))],
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect
-from dynamoc.compiler.graph import Component, Graph, Load, WorkerOptions
+from dynamoc.compiler.graph import Component, Graph, WorkerOptions
+from dynamoc.compiler.load import Load, prompt_sum, request_sum
 from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes
 from dynamoc.compiler.units import spell_count
 from dynamoc.runtime.manifest import Role
@@ -34,8 +35,8 @@ def check_load(graph: Graph, report: Reporter) -> Graph:
 def _tokens(component: Component, load: Load) -> tuple[int, str]:
     """What one request occupies there: a prefill worker never sees the output."""
     if component.role is Role.PREFILL:
-        return load.isl, f"isl = {load.isl}"
-    return load.isl + load.osl, f"isl + osl = {load.isl} + {load.osl} = {load.isl + load.osl}"
+        return load.longest_prompt, prompt_sum(load)
+    return load.longest_request, request_sum(load)
 
 
 def _check_context(graph: Graph, component: Component, options: WorkerOptions, load: Load, report: Reporter) -> None:

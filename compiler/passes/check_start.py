@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dynamoc.compiler.diagnostics import Drop, Put, Remedy, Reporter
-from dynamoc.compiler.graph import Load
+from dynamoc.compiler.load import Load
 from dynamoc.compiler.passes.check_time import spell_time
 from dynamoc.compiler.plan import Plan
 from dynamoc.compiler.start import Reading, readings
@@ -46,7 +46,9 @@ def _check_limit(plan: Plan, slowest: Reading, report: Reporter) -> None:
 
 
 def _seconds(load: Load | None) -> float:
-    """What the requests take that are sent at a rate of their own; 0 where that follows from the answers."""
+    """What the requests take that are sent at times of their own; 0 where these follow from the answers."""
+    if load is not None and load.trace is not None and load.trace.facts is not None and load.requests is None:
+        return load.trace.facts.lasts_s / load.trace.speed
     if load is None or load.requests is None or load.request_rate in (None, math.inf):
         return 0.0
     return load.requests / float(load.request_rate or math.inf)

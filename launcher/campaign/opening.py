@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import click
+import msgspec
 
 from dynamoc.compiler.campaign.expand import Inputs, expand
 from dynamoc.compiler.campaign.points import Campaign
@@ -21,7 +21,9 @@ from dynamoc.compiler.load_plan import gpus_working
 from dynamoc.compiler.models import ModelLibrary
 from dynamoc.compiler.source import Source
 from dynamoc.compiler.target import load_target
+from dynamoc.compiler.trace_facts import TraceFacts
 from dynamoc.launcher.inventory import local_cluster
+from dynamoc.launcher.load.trace_facts import facts_of
 from dynamoc.launcher.reading import Findings, model_library, read_file
 
 SIMULATED = "simulated"
@@ -43,7 +45,8 @@ def open_campaign(path: Path, findings: Findings) -> Opened:
     source = read_file(path, findings)
     report = campaign_reporter(source)
     spec = read_campaign(source, report)
-    spec = _with_traces(spec, path.parent)
+    spec = _with_places(spec, path.parent)
+    source = msgspec.structs.replace(source, traces=_traces(spec))
     base = base_within(source) if isinstance(spec.base, dict) else read_file(path.parent / spec.base, findings)
     cluster = local_cluster()
     if spec.cluster is not None:
@@ -57,7 +60,6 @@ def open_campaign(path: Path, findings: Findings) -> Opened:
         target=load_target(planned_for),
         gpus=gpus_of_the_job if planned_for == "slurm" else gpus_working,
         models=partial(_models, cluster),
-        traces=_digests(spec),
     )
     texts = {"campaign.yaml": source.text, "base.yaml": base.text}
     campaign = expand(spec, inputs, report)
@@ -75,21 +77,19 @@ def _models(cluster: Cluster, source: Source) -> ModelLibrary:
     return model_library(source, cluster.model_root, cluster.site.get("models", {}))
 
 
-def _with_traces(spec: CampaignSpec, folder: Path) -> CampaignSpec:
+def _with_places(spec: CampaignSpec, folder: Path) -> CampaignSpec:
     """Traces are found beside the campaign."""
     loads = [
-        load if load.trace is None else load.model_copy(update={"trace": str((folder / load.trace).resolve())})
+        load if load.trace is None else load.model_copy(update={"trace": str(_place(folder, load.trace))})
         for load in spec.loads
     ]
     return spec.model_copy(update={"loads": loads})
 
 
-def _digests(spec: CampaignSpec) -> dict[str, str]:
-    found = {}
-    for trace in {load.trace for load in spec.loads if load.trace is not None}:
-        try:
-            with Path(trace).open("rb") as file:
-                found[trace] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise click.UsageError(f"{trace} cannot be read: {error.strerror}") from error
-    return found
+def _place(folder: Path, trace: str) -> Path:
+    return (folder / Path(trace).expanduser()).resolve()
+
+
+def _traces(spec: CampaignSpec) -> dict[str, TraceFacts]:
+    """What is known of each, by its place; each is read once."""
+    return {trace: facts_of(Path(trace)) for trace in {load.trace for load in spec.loads if load.trace is not None}}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from dynamoc.compiler.campaign.ladder import at_most, left_out, next_points
+from dynamoc.compiler.campaign.ladder import asked, at_most, left_out, next_points
 from dynamoc.compiler.campaign.points import Point
 from dynamoc.launcher.analysis.sla import Outcome, check_limits, worst_outcome
 from dynamoc.launcher.campaign.failures import Failure
@@ -100,6 +100,18 @@ class State:
                 "failed": len(self._failed),
                 "left_out": out * self.settings.repeats,
             }
+
+    def points(self) -> Mapping[str, Point]:
+        """Every point that was asked for so far, by its id."""
+        with self._lock:
+            found = (
+                point
+                for one in self.deployments
+                for kept in (self._kept_of(one),)
+                for ladder in one.ladders
+                for point in asked(ladder, kept)
+            )
+            return {point.id: point for point in found}
 
     def failures(self) -> Mapping[Key, Failure]:
         """Repeats that have no result, and will have none."""

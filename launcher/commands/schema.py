@@ -1,4 +1,4 @@
-"""`dynamoc schema`: the JSON schema of specs, for editors."""
+"""`dynamoc schema`: the JSON schema of specs and of campaigns, for editors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import click
 
 
 @click.command(name="schema")
-def command() -> None:
+@click.option("--campaign", is_flag=True, help="That of campaigns.")
+def command(campaign: bool) -> None:
     """Print the JSON schema of specs."""
-    from dynamoc.compiler.spec import json_schema
+    from dynamoc.compiler.campaign.spec import json_schema as of_campaigns
+    from dynamoc.compiler.spec import json_schema as of_specs
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(json.dumps(of_campaigns() if campaign else of_specs(), indent=2))

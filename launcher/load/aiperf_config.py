@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dynamoc.compiler.load import FURTHEST
 from dynamoc.launcher.load.aiperf_hub import NAME
 from dynamoc.launcher.load.point import LoadPoint, Target
 
@@ -74,7 +75,11 @@ def _replayed(point: LoadPoint, trace: Path) -> dict[str, Any]:
 
 
 def _length(mean: int, stddev: float) -> int | dict[str, float]:
-    return {"mean": mean, "stddev": stddev} if stddev else mean
+    """Within the bounds that were proved to fit."""
+    if not stddev:
+        return mean
+    furthest = FURTHEST * stddev
+    return {"mean": mean, "stddev": stddev, "min": max(1, round(mean - furthest)), "max": round(mean + furthest)}
 
 
 def _warmup(point: LoadPoint) -> list[dict[str, Any]]:

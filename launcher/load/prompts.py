@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from dynamoc.compiler.load import FURTHEST
 from dynamoc.launcher.load.point import LoadError, LoadPoint
 
 WORD = re.compile(r" [a-z]{2,12}")
@@ -72,7 +73,8 @@ def drawn(dice: random.Random, mean: int, stddev: float) -> int:
     """A length around a mean, at least 1 and never further away than two deviations."""
     if not stddev:
         return mean
-    return max(1, round(min(max(dice.gauss(mean, stddev), mean - 2 * stddev), mean + 2 * stddev)))
+    furthest = FURTHEST * stddev
+    return max(1, round(min(max(dice.gauss(mean, stddev), mean - furthest), mean + furthest)))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

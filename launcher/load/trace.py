@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -25,16 +26,14 @@ class TraceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_trace(point: LoadPoint, trace: Trace) -> Iterator[TraceLine]:
     """The requests of a point one after another, as its file is read; LoadError with the line that is wrong."""
-    earlier, count = 0.0, 0
-    for place, data in _lines(trace):
-        if point.requests is not None and count == point.requests:
-            return
-        line = _decode(place, data)
-        if line.timestamp < earlier:
-            raise LoadError(f"{place}: `timestamp` {line.timestamp:g} is before that of the line above, {earlier:g}")
+    _check_digest(trace)
+    count = 0
+    for place, line in lines_of(Path(trace.path).expanduser()):
         _check(place, line, point, trace.block_tokens)
-        earlier, count = line.timestamp, count + 1
+        count += 1
         yield line
+        if count == point.requests:
+            return
     if not count:
         raise LoadError(f"{trace.path}: a trace without a request")
     if point.requests is not None:
@@ -46,8 +45,32 @@ def count_requests(point: LoadPoint, trace: Trace) -> int:
     return sum(1 for _ in read_trace(point, trace))
 
 
-def _lines(trace: Trace) -> Iterator[tuple[str, bytes]]:
-    path = Path(trace.path).expanduser()
+def lines_of(path: Path) -> Iterator[tuple[str, TraceLine]]:
+    """Every line with its place, in the order of their times; LoadError."""
+    earlier = 0.0
+    for place, data in _lines(path):
+        line = _decode(place, data)
+        if line.timestamp < earlier:
+            raise LoadError(f"{place}: `timestamp` {line.timestamp:g} is before that of the line above, {earlier:g}")
+        earlier = line.timestamp
+        yield place, line
+
+
+def digest_of(path: Path) -> str:
+    """What the file holds; LoadError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LoadError(f"the trace cannot be read: {error}") from error
+
+
+def _check_digest(trace: Trace) -> None:
+    if trace.digest and digest_of(Path(trace.path).expanduser()) != trace.digest:
+        raise LoadError(f"{trace.path}: the trace is another than the one that was proved; compile again")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with path.open("rb") as file:
             number = 0

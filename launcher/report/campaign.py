@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dynamoc.compiler.load_plan import LoadPoint
+from dynamoc.compiler.campaign.points import Point
+from dynamoc.compiler.load import DEFAULT_TOOL
+from dynamoc.compiler.load_plan import said_of
 from dynamoc.compiler.rendering import to_yaml
 from dynamoc.launcher.analysis.cost import Holding
 from dynamoc.launcher.campaign.lines import LinesError
-from dynamoc.launcher.campaign.state import REPEAT
+from dynamoc.launcher.campaign.state import REPEAT, State
 from dynamoc.launcher.campaign.store import SETTINGS, CampaignError, Event, Store, StoredDeployment
 from dynamoc.launcher.report.points import Failed, Measured, PrunedPoint, ReportError, Results
 from dynamoc.launcher.results.row import Row
@@ -20,9 +22,6 @@ from dynamoc.launcher.results.row import Row
 SIMULATED = "simulated"
 DEPLOYMENT = "deployment"
 RECORDS = "records.jsonl"
-SAID = ("isl", "osl", "concurrency", "rate", "requests", "warmup_requests", "shared_prefix", "seed")
-UNSAID = {"shared_prefix": 0.0, "seed": 0}
-"""What a spec means where it says nothing."""
 
 
 def is_campaign(path: Path) -> bool:
@@ -37,13 +36,14 @@ def read_campaign(folder: Path) -> Results:
         settings = store.settings()
         deployments = {one.id: one for one in store.deployments()}
         rows, events, pruned = store.results.read(), store.journal.read(), store.pruned()
+        state = State(store)
     except (CampaignError, LinesError) as error:
         raise ReportError(str(error)) from error
-    loads = _loads(deployments.values())
+    points = state.points()
     return Results(
         title=settings.name,
-        measured=tuple(_measured(store, deployments, loads, rows)),
-        failed=tuple(_failed(store, deployments, loads, rows, events)),
+        measured=tuple(_measured(store, deployments, points, rows)),
+        failed=tuple(_failed(state, deployments, points, rows)),
         pruned=tuple(
             PrunedPoint(one.rule, one.message, one.notes, _texts({**one.values, **one.load})) for one in pruned
         ),
@@ -52,32 +52,26 @@ def read_campaign(folder: Path) -> Results:
     )
 
 
-def _loads(deployments: Iterable[StoredDeployment]) -> dict[str, LoadPoint]:
-    """By point, of those that were known before anything ran."""
-    points = (point for one in deployments for ladder in one.ladders for point in ladder.points)
-    return {point.id: point.load for point in points}
-
-
 def _measured(
-    store: Store, deployments: Mapping[str, StoredDeployment], loads: Mapping[str, LoadPoint], rows: Sequence[Row]
+    store: Store, deployments: Mapping[str, StoredDeployment], points: Mapping[str, Point], rows: Sequence[Row]
 ) -> Iterator[Measured]:
-    points: dict[str, list[Row]] = {}
+    measured: dict[str, list[Row]] = {}
     for row in rows:
-        points.setdefault(row.point, []).append(row)
-    for name, repeats in points.items():
+        measured.setdefault(row.point, []).append(row)
+    for name, repeats in measured.items():
         first = repeats[0]
         deployment = deployments.get(first.labels.get(DEPLOYMENT, ""))
         run = store.run_folder(first.run)
-        load = loads.get(name)
+        point = points.get(name)
         yield Measured(
             id=name,
             deployment=first.labels.get(DEPLOYMENT, first.run),
             rows=tuple(repeats),
             values={} if deployment is None else _texts(deployment.values),
-            spec=None if deployment is None else _spec_of(deployment, load),
+            spec=None if deployment is None else _spec_of(deployment, point),
             evidence=run if run.is_dir() else None,
             records=tuple(path for row in repeats if (path := _records_of(store, row)).is_file()),
-            shared_prefix=0.0 if load is None else load.shared_prefix,
+            shared_prefix=0.0 if point is None else point.load.shared_prefix,
         )
 
 
@@ -86,28 +80,23 @@ def _records_of(store: Store, row: Row) -> Path:
 
 
 def _failed(
-    store: Store,
-    deployments: Mapping[str, StoredDeployment],
-    loads: Mapping[str, LoadPoint],
-    rows: Sequence[Row],
-    events: Sequence[Event],
+    state: State, deployments: Mapping[str, StoredDeployment], points: Mapping[str, Point], rows: Sequence[Row]
 ) -> Iterator[Failed]:
     """One for each point of which no repeat has a result."""
     known = {row.point for row in rows}
-    for event in events:
-        if event.what != "failed" or event.failure is None or event.point in known:
+    for (name, _), failure in state.failures().items():
+        if name in known:
             continue
-        known.add(event.point)
-        deployment = deployments.get(event.deployment)
-        load = loads.get(event.point)
-        evidence = store.folder / event.failure.evidence if event.failure.evidence else None
+        known.add(name)
+        point = points.get(name)
+        deployment = None if point is None else deployments[point.deployment]
         yield Failed(
-            id=event.point,
-            reason=f"{event.failure.cause}: {event.failure.reason}",
+            id=name,
+            reason=f"{failure.cause}: {failure.reason}",
             values=({} if deployment is None else _texts(deployment.values))
-            | ({} if load is None else {"load": load.id}),
-            spec=None if deployment is None else _spec_of(deployment, load),
-            evidence=evidence,
+            | ({} if point is None else {"load": point.load.id}),
+            spec=None if deployment is None else _spec_of(deployment, point),
+            evidence=state.store.folder / failure.evidence if failure.evidence else None,
         )
 
 
@@ -124,13 +113,12 @@ def _holdings(
             yield Holding(gpus, event.wall, event.wall + end.gpu_s / gpus, measured)
 
 
-def _spec_of(deployment: StoredDeployment, load: LoadPoint | None) -> str:
-    """The spec of the deployment with the load of the point, where a spec can say it."""
-    if load is None or load.trace is not None or load.prefixes > 1 or load.isl_stddev or load.osl_stddev:
+def _spec_of(deployment: StoredDeployment, point: Point | None) -> str:
+    """The spec of the deployment with the load of the point."""
+    if point is None:
         return deployment.spec
-    said = {"request_rate" if name == "rate" else name: getattr(load, name) for name in SAID}
-    written = {name: value for name, value in said.items() if value is not None and value != UNSAID.get(name)}
-    return deployment.spec.rstrip("\n") + "\n" + to_yaml({"load": written})
+    said = said_of(point.load) | ({} if point.tool == DEFAULT_TOOL else {"tool": point.tool})
+    return deployment.spec.rstrip("\n") + "\n" + to_yaml({"load": said})
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

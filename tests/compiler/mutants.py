@@ -226,6 +226,12 @@ def _load(spec: Data, site: Site) -> Iterator[Change]:
         yield "context", f"of all {tokens}", put(spec, ("defaults", "context_length"), tokens), site
 
 
+def _spread(spec: Data, site: Site) -> Iterator[Change]:
+    for field in ("isl", "osl"):
+        for stddev in (-1, 0, 1, 64, *TOKENS):
+            yield f"{field} spread", str(stddev), put(spec, ("load", f"{field}_stddev"), stddev), site
+
+
 def _port(spec: Data, site: Site) -> Iterator[Change]:
     for port in (0, 1, 80, 1023, 1024, 8001, 65534, 65535, 65536, 100_000):
         yield "port", str(port), put(spec, ("components", "frontend", "port"), port), site
@@ -360,6 +366,7 @@ Make = Callable[[Data, Site], Iterator[Change]]
 MAKES: tuple[Make, ...] = (
     _nodes,
     _load,
+    _spread,
     _port,
     _time,
     _sizes,

@@ -122,8 +122,9 @@ def opinion(spec: Data, site: Site) -> Opinion:
 def _shape(spec: Data, found: Opinion) -> None:
     """Values that are not allowed whatever else stands there."""
     port = spec["components"]["frontend"]["port"]
-    numbers = [*spec["load"].values(), *(c.get("replicas", 1) for c in spec["components"].values())]
-    if not 1 <= port <= 65535 or min(numbers) < 1:
+    load = spec["load"]
+    numbers = [load["isl"], load["osl"], *(c.get("replicas", 1) for c in spec["components"].values())]
+    if not 1 <= port <= 65535 or min(numbers) < 1 or min(load.get(f"{name}_stddev", 0) for name in ("isl", "osl")) < 0:
         found.must.add("D113")
     parts = [spec["defaults"], *spec["components"].values()]
     if any(part["kv_dtype"] not in DTYPES for part in parts if "kv_dtype" in part):
@@ -178,7 +179,7 @@ def _flags(worker: Worker, found: Opinion) -> None:
 
 def _context(worker: Worker, facts: Facts, load: Data, found: Opinion) -> None:
     """A request fits the context and the pool; the context fits the model."""
-    tokens = load["isl"] + (0 if worker.fields["role"] == "prefill" else load["osl"])
+    tokens = _longest(load, "isl") + (0 if worker.fields["role"] == "prefill" else _longest(load, "osl"))
     context = worker.fields["context_length"]
     if context > facts.positions and worker.engine != "trtllm":  # which goes on
         found.must.add("D509")
@@ -200,6 +201,11 @@ def _bytes(text: str) -> int:
     return int(number) * {"KiB": 1024, "MiB": MIB, "GiB": GIB}[unit]
 
 
+def _longest(load: Data, name: str) -> int:
+    """Lengths vary by two deviations at most."""
+    return int(load[name] + 2 * load.get(f"{name}_stddev", 0))
+
+
 def _memory(worker: Worker, facts: Facts, site: Site, load: Data, found: Opinion) -> None:
     """Impossible if the weights, cut over every rank, exceed a GPU; sure to fit with 16 GiB to spare."""
     if worker.engine in OWN:
@@ -218,7 +224,7 @@ def _memory(worker: Worker, facts: Facts, site: Site, load: Data, found: Opinion
         if not facts.experts
         else weights / worker.tp
     )
-    tokens = max(worker.fields["context_length"], load["isl"] + load["osl"])
+    tokens = max(worker.fields["context_length"], _longest(load, "isl") + _longest(load, "osl"))
     cache = tokens * facts.kv_bytes(4 if worker.fields.get("kv_dtype") == "float32" else 2)
     if least + GIB > gpu:
         found.must |= {"D330", "D331"}

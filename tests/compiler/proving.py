@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from dynamoc.compiler.campaign.expand import Inputs, expand
 from dynamoc.compiler.campaign.read import base_within, campaign_reporter, read_campaign
@@ -15,10 +18,12 @@ from dynamoc.compiler.pipeline import build_plan
 from dynamoc.compiler.render import in_order, render_text
 from dynamoc.compiler.source import read_source
 from dynamoc.compiler.target import load_target
+from dynamoc.compiler.trace_facts import TraceFacts
+from dynamoc.launcher.load.trace_facts import facts_of
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = (ROOT / "specs/clusters/laptop.yaml").read_text()
-SPEC_NAME, CLUSTER_NAME = "spec.yaml", "cluster.yaml"
+SPEC_NAME, CLUSTER_NAME, TRACE_NAME = "spec.yaml", "cluster.yaml", "trace.jsonl"
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,22 @@ def prove_campaign(text: str | bytes) -> Verdict:
     return Verdict(tuple(in_order(found)), render_text(found, {SPEC_NAME: source.text}))
 
 
-def prove(spec: str | bytes, cluster: str | None = None, target: str = "local") -> Verdict:
-    """Compile a spec for a target."""
+def facts_in(trace: str) -> TraceFacts:
+    """What the launcher reads of the lines of a trace."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / TRACE_NAME
+        path.write_text(trace)
+        facts = facts_of(path)
+    return replace(facts, path=TRACE_NAME, fault=facts.fault.replace(str(path.resolve()), TRACE_NAME))
+
+
+def prove(spec: str | bytes, cluster: str | None = None, target: str = "local", trace: str | None = None) -> Verdict:
+    """Compile a spec for a target. `trace` is what stands in `trace.jsonl` beside it."""
     inventory = LAPTOP if cluster is None else cluster
     try:
         site = read_cluster(read_source(inventory, CLUSTER_NAME))
-        _, found = build_plan(read_source(spec, SPEC_NAME), site, cards(), load_target(target))
+        source = replace(read_source(spec, SPEC_NAME), traces={} if trace is None else {TRACE_NAME: facts_in(trace)})
+        _, found = build_plan(source, site, cards(), load_target(target))
     except CompileError as error:
         found = error.diagnostics
     text = spec if isinstance(spec, str) else spec.decode("utf-8", "replace")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from proving import ROOT, prove, prove_campaign
+from proving import ROOT, TRACE_NAME, prove, prove_campaign
 
 from dynamoc.compiler.codes import CODES
 from dynamoc.launcher.cli import root
@@ -40,7 +40,13 @@ class Page:
         target = re.match(rb"# for the target `(\w+)`\n", content)
         if b"\ncampaign: " in content:
             return prove_campaign(content)
-        return prove(content, clusters[0] if clusters else None, target[1].decode() if target else "local")
+        traces = self.fenced(section, f"jsonl {TRACE_NAME}")
+        return prove(
+            content,
+            clusters[0] if clusters else None,
+            target[1].decode() if target else "local",
+            traces[0] if traces else None,
+        )
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:

@@ -154,7 +154,7 @@ def test_aiperf_is_told_the_same_load(tmp_path: Path) -> None:
     assert (warmup["kind"], warmup["requests"], warmup["concurrency"]) == ("warmup", 6, 4)
     assert (main["type"], main["requests"], main["concurrency"]) == ("concurrency", 40, 4)
     assert told[1]["phases"] == [{"name": "profiling", "type": "poisson", "rate": 2.5, "requests": 40}]
-    assert told[1]["datasets"][0]["prompts"]["isl"] == {"mean": 64, "stddev": 3.0}
+    assert told[1]["datasets"][0]["prompts"]["isl"] == {"mean": 64, "stddev": 3.0, "min": 58, "max": 70}
     assert told[2]["phases"] == [{"name": "profiling", "type": "fixed_schedule", "auto_offset": True}]
     assert told[2]["datasets"][0]["format"] == "mooncake_trace"
     assert told[2]["datasets"][0]["block_size"] == 16
