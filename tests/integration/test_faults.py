@@ -56,7 +56,7 @@ async def kill_under_load(pipeline: Pipeline, victim: str, tokens: int) -> tuple
         await asyncio.sleep(0.01)
     killed_at = time.monotonic()
     incarnation = pipeline.kill(victim)
-    await asyncio.wait_for(load, 120)
+    await asyncio.wait_for(load, 240)
     return results, killed_at, incarnation
 
 
