@@ -29,12 +29,14 @@ import numpy as np
 from cupy.cuda import runtime
 from tiers import LIMIT_S, OFFER, ROOM, RawDisk, chain
 
+from dynamoc.runtime.doctor.links import known_links
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.tiers.cuda_device import CudaDevice
 from dynamoc.runtime.kv.tiers.frames import Frames
 from dynamoc.runtime.kv.tiers.page import page_format, page_of
 from dynamoc.runtime.kv.tiers.stack import TierStack
+from dynamoc.runtime.kv.tiers.ways import Ways
 from dynamoc.runtime.manifest import CacheSettings, DiskTier
 
 BLOCK_SIZES = (16, 8)
@@ -52,7 +54,7 @@ class Rig:
         random = cupy.random.default_rng(block_size)
         self.expected = random.integers(0, 2**63, self.total // 8, cupy.int64)
         format_ = page_format(self.layout, "benchmark")
-        self.device = CudaDevice(self.pool, format_)
+        self.device = CudaDevice(self.pool, format_, Ways(known_links()))
         size = self.blocks * 5 // 4 * format_.frame_bytes
         disk = None if folder is None else DiskTier(str(folder), size)
         tiers = CacheSettings(host_bytes=None if disk else size, disk=disk, admission="all")

@@ -78,6 +78,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("dynamoc_kv_tier_recomputed_blocks_total", "counter", "worker", "Prompt blocks that a tier held but that were sooner computed than loaded."),
     Metric("dynamoc_kv_tier_skipped_blocks_total", "counter", "worker", "Blocks that were not stored in a tier: busy, endurance, evicted, full, infrequent, off, parent_absent.", ("tier", "reason")),
     Metric("dynamoc_kv_tier_corrupt_blocks_total", "counter", "worker", "Blocks that were wrong when they were read from a tier; they are computed again.", ("tier",)),
+    Metric("dynamoc_kv_way_copies_total", "counter", "worker", "Copies of pages between a GPU and host memory, by the way that was chosen: batch, kernel or memcpy.", ("way", "op")),
+    Metric("dynamoc_kv_overlapped_prompts_total", "counter", "worker", "Prompts of which a step computed the first layers while later ones were still being loaded."),
+    Metric("dynamoc_kv_layer_wait_seconds_total", "counter", "worker", "Time steps waited for layers that were being loaded."),
+    Metric("dynamoc_kv_void_steps_total", "counter", "worker", "Steps that were given up, and computed again, because layers they waited for did not arrive."),
 )  # fmt: skip
 
 _BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

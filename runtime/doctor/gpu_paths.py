@@ -36,20 +36,31 @@ Bytes = NDArray[np.uint8]
 
 def measure_gpus(total: int) -> Iterator[Sample | Missing]:
     """The ways of the first GPU, and into the second if there is one."""
-    try:
-        count = require_devices()
-        reason = "" if count else "this process sees no GPU"
-    except DeviceError as error:
-        count, reason = 0, str(error)
-    for ends in OVER_PCIE if not count else ():
-        yield from (Missing(*ends, way, reason) for way in (Way.BATCH, Way.KERNEL, Way.STAGED))
-    for run_bytes in RUN_BYTES if count else ():
-        yield from _over_pcie(run_bytes, total * MORE)
+    yield from measure_links(total)
+    count, reason = _devices()
     if count < 2:
         yield Missing(Place.DEVICE, Place.PEER, Way.KERNEL, reason or "there is one GPU")
         return
     for run_bytes in RUN_BYTES:
         yield _to_peer(run_bytes, total * MORE)
+
+
+def measure_links(total: int) -> Iterator[Sample | Missing]:
+    """The ways between the first GPU and host memory."""
+    count, reason = _devices()
+    for ends in OVER_PCIE if not count else ():
+        yield from (Missing(*ends, way, reason) for way in (Way.BATCH, Way.KERNEL, Way.STAGED, Way.MEMCPY))
+    for run_bytes in RUN_BYTES if count else ():
+        yield from _over_pcie(run_bytes, total * MORE)
+
+
+def _devices() -> tuple[int, str]:
+    """How many GPUs this process sees, and why none."""
+    try:
+        count = require_devices()
+    except DeviceError as error:
+        return 0, str(error)
+    return count, "" if count else "this process sees no GPU"
 
 
 class _Paths:
@@ -81,6 +92,15 @@ class _Paths:
             runtime.eventRecord(self._event, self._stream)
             wait_for(self._event, DEADLINE_S)
 
+    def memcpy(self, source: Runs, target: Runs, size: int) -> None:
+        """One call of the runtime a run."""
+        with on_device(0, "copy run by run"):
+            for from_, to in zip(source.indices.tolist(), target.indices.tolist(), strict=True):
+                ends = (target.base + to * target.stride, source.base + from_ * source.stride)
+                runtime.memcpyAsync(*ends, size, _BY_ADDRESS, self._stream)
+            runtime.eventRecord(self._event, self._stream)
+            wait_for(self._event, DEADLINE_S)
+
     def close(self) -> None:
         """Release what was made."""
         self._kernel.close()
@@ -100,7 +120,8 @@ def _over_pcie(run_bytes: int, total: int) -> Iterator[Sample | Missing]:
         from_ = Runs(addresses[source], run_bytes, sources.astype(np.uint64))
         to = Runs(addresses[target], run_bytes, destinations.astype(np.uint64))
         staged = paths.offload if target is Place.HOST else paths.onboard
-        for way, copy in ((Way.KERNEL, paths.kernel), (Way.STAGED, staged), (Way.BATCH, paths.batch)):
+        ways = {Way.KERNEL: paths.kernel, Way.STAGED: staged, Way.BATCH: paths.batch, Way.MEMCPY: paths.memcpy}
+        for way, copy in ways.items():
             if way is Way.BATCH and (absent := why_no_batches()):
                 yield Missing(source, target, way, absent)
                 continue

@@ -30,6 +30,8 @@ class TierTelemetry:
         for tier, blocks in report.corrupt.items():
             counter("dynamoc_kv_tier_corrupt_blocks_total").labels(tier).inc(blocks)
         counter("dynamoc_kv_tier_recomputed_blocks_total").inc(report.recomputed)
+        for labels, copies in report.ways.items():
+            counter("dynamoc_kv_way_copies_total").labels(*labels).inc(copies)
 
     def _copied(self, path: Path, copied: Copied) -> None:
         counter, labels = self._metrics.counter, _labels(path)

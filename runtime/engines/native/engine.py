@@ -21,6 +21,7 @@ from dynamoc.runtime.kv.tiers.device import Device, device_of
 from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.page import page_format
 from dynamoc.runtime.kv.tiers.stack import TierStack
+from dynamoc.runtime.kv.transfer.measured import Measured
 from dynamoc.runtime.manifest import CacheSettings, WorkerSettings
 from dynamoc.runtime.plane.messages import KvEvent, TokenOutput
 
@@ -136,7 +137,7 @@ class CoreEngine:
     def _open_tiers(self, scheduler: Scheduler, cache: CacheSettings) -> None:
         """OSError or ValueError if a declared tier cannot be used."""
         pool = self._runner.pool()
-        self._device = device_of(pool, page_format(pool.layout, self._identity()))
+        self._device = device_of(pool, page_format(pool.layout, self._identity()), _links)
 
         def on_read(blocks: list[int]) -> None:
             self._post(lambda scheduler: scheduler.read(blocks))
@@ -218,3 +219,10 @@ class CoreEngine:
             changed = changed or bool(report.events) or report.tiers.has_news
         self._stats = report.stats
         return report if changed else None
+
+
+def _links() -> Measured:
+    # Measuring needs every transport; only a worker on a GPU with tiers does.
+    from dynamoc.runtime.doctor.links import known_links
+
+    return known_links()

@@ -1,4 +1,4 @@
-"""G1 on a GPU: a kernel turns blocks into pages within device memory, the copy engine takes them over the link.
+"""G1 on a GPU: blocks and pages are copied by the way that was measured to be soonest done.
 
 Nothing here returns before the device has let go of blocks and pages: whoever gets a buffer back may lend it again.
 """
@@ -8,26 +8,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import queue
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch, why_no_batches
+from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
 from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.tiers.page import PageFormat
-from dynamoc.runtime.kv.transfer.walk import UNIVERSAL, Placement, walk
+from dynamoc.runtime.kv.tiers.ways import Ways
+from dynamoc.runtime.kv.transfer.measured import Place, Way
 
 LANES = 4
 CTAS = 32
+SLOT_RUNS = 2048
 PIN_BYTES = 256 << 20
 PINNERS = 8
 SETTLED_S = 10.0
 """For what the device has done already."""
-_PORTABLE = 1
+_PORTABLE_AND_MAPPED = 3
 _BY_ADDRESS = 4
 _BLOCKING_UNTIMED = 3
 
@@ -40,34 +44,52 @@ class CudaDevice:
     threads = 8
     """Host threads that take and check checksums while others copy."""
 
-    def __init__(self, pool: DevicePool, format_: PageFormat, batch_bytes: int = 16 << 20) -> None:
+    def __init__(self, pool: DevicePool, format_: PageFormat, ways: Ways, batch_bytes: int = 16 << 20) -> None:
         self.format = format_
         self.batch_bytes = max(batch_bytes, format_.page_bytes)
+        self.computes = False
         self._pool = pool
+        self._ways = ways
         self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for _ in range(LANES):
-            self._lanes.put(_Lane(pool, self.batch_bytes // format_.page_bytes))
+            self._lanes.put(_Lane(pool.device))
 
     def read(self, blocks: Sequence[int], pages: Sequence[memoryview]) -> None:
-        """Blocks become pages there, and come down."""
-        for part in self._parts(len(blocks)):
-            with self._lane() as lane:
-                lane.read(np.array(blocks[part], np.uint64), _addresses(pages[part]))
+        """Blocks come down, each as it is."""
+        for part in self._parts(len(blocks), self.format.page_bytes):
+            pieces = _Pieces(_addresses(pages[part]), self._places(blocks[part], 0), self.format.page_bytes)
+            self._copy(Place.DEVICE, Place.HOST, pieces)
 
-    def write(self, pages: Sequence[memoryview], blocks: Sequence[int]) -> None:
-        """Pages go up, and become blocks there."""
-        for part in self._parts(len(blocks)):
-            with self._lane() as lane:
-                lane.write(_addresses(pages[part]), np.array(blocks[part], np.uint64))
+    def lend(self, block: int) -> memoryview | None:
+        """Never: files are not written from the memory of a GPU."""
+        del block
+        return None
+
+    def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None = None) -> None:
+        """Pages, or layers of them, go up, each as it is."""
+        span = self.format.span(layers or range(self.format.layers))
+        for part in self._parts(len(blocks), span.size):
+            pieces = _Pieces(self._places(blocks[part], span.start), _addresses(pages[part]), span.size)
+            self._copy(Place.HOST, Place.DEVICE, pieces)
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
         """Page-lock host memory that pages lie in, cut between rows."""
         return Pinned(memory, row_bytes, self._pool.device)
 
+    def ways_taken(self) -> Counter[tuple[str, str]]:
+        """Copies since the last call, by way and operation."""
+        return self._ways.take()
+
     def close(self) -> None:
         """Let go of the device. Nothing may be read or written any more."""
         for _ in range(LANES):
             self._lanes.get().close()
+
+    def _copy(self, source: Place, target: Place, pieces: _Pieces) -> None:
+        way = self._ways.choose(source, target, pieces.size, pieces.to.size, beside_compute=self.computes)
+        with self._lane() as lane:
+            # Nobody writes pages that go up; blocks were written by what is earlier on other streams, and is over.
+            lane.copy(way, pieces, SourceOrder.ANY if source is Place.HOST else SourceOrder.STREAM)
 
     @contextlib.contextmanager
     def _lane(self) -> Iterator[_Lane]:
@@ -77,9 +99,13 @@ class CudaDevice:
         finally:
             self._lanes.put(lane)
 
-    def _parts(self, count: int) -> Iterator[slice]:
-        step = self.batch_bytes // self.format.page_bytes
+    def _parts(self, count: int, size: int) -> Iterator[slice]:
+        step = self.batch_bytes // size
         return (slice(start, start + step) for start in range(0, count, step))
+
+    def _places(self, blocks: Sequence[int], start: int) -> Addresses:
+        base, stride = np.uint64(self._pool.address + start), np.uint64(self.format.page_bytes)
+        return np.array(blocks, np.uint64) * stride + base
 
 
 class Pinned:
@@ -105,82 +131,63 @@ class Pinned:
 
     def _lock(self, chunk: tuple[int, int]) -> None:
         with on_device(self._device, "page-lock host memory"):
-            runtime.hostRegister(*chunk, _PORTABLE)
+            runtime.hostRegister(*chunk, _PORTABLE_AND_MAPPED)
         self._locked.append(chunk[0])
 
 
-class _Lane:
-    """One copy at a time of up to `pages` pages: a stream for kernels, one for the copy engine, memory between."""
+class _Pieces(NamedTuple):
+    """Runs of `size` bytes, from address to address."""
 
-    def __init__(self, pool: DevicePool, pages: int) -> None:
-        blocks, stacked = Placement(pool.layout, pool.blocks), Placement(pool.layout, pages, UNIVERSAL)
-        self._out, self._in = walk(blocks, stacked), walk(stacked, blocks)
-        self._pool = pool
-        self._page_bytes = pool.layout.block_bytes
-        self._batches = not why_no_batches()
-        self._kernels = Copier(pool.device, CTAS, slots=2, slot_runs=max(1, pages))
-        with on_device(pool.device, "allocate staging memory"):
-            self._memory: int = runtime.malloc(pages * self._page_bytes)
+    to: Addresses
+    from_: Addresses
+    size: int
+
+
+class _Lane:
+    """One copy at a time: a stream for the copy engine, one for kernels."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._kernels = Copier(device, CTAS, slots=2, slot_runs=SLOT_RUNS)
+        with on_device(device, "make a stream"):
             self._engine: int = runtime.streamCreateWithFlags(1)
             self._moved: int = runtime.eventCreateWithFlags(_BLOCKING_UNTIMED)
 
-    def read(self, blocks: Addresses, pages: Addresses) -> None:
-        """From blocks to the addresses of pages; DeviceError."""
-        stacked = self._stacked(blocks.size)
-        gathered = self._kernels.copy_slices(self._out, self._blocks(blocks), stacked)
-        with on_device(self._pool.device, "offload"):
-            runtime.eventRecord(self._moved, self._kernels.stream)
-            runtime.streamWaitEvent(self._engine, self._moved)
-            self._move(pages, self._places(stacked), SourceOrder.STREAM)
-            runtime.eventRecord(self._moved, self._engine)
-        self._settle()
-        gathered.wait(SETTLED_S)
-
-    def write(self, pages: Addresses, blocks: Addresses) -> None:
-        """From the addresses of pages to blocks; DeviceError."""
-        stacked = self._stacked(blocks.size)
-        with on_device(self._pool.device, "onboard"):
-            self._move(self._places(stacked), pages, SourceOrder.ANY)
-            runtime.eventRecord(self._moved, self._engine)
-        self._kernels.after(self._moved)
-        scattered = self._kernels.copy_slices(self._in, stacked, self._blocks(blocks))
-        with on_device(self._pool.device, "onboard"):
-            runtime.eventRecord(self._moved, self._kernels.stream)
-        self._settle()
-        scattered.wait(SETTLED_S)
+    def copy(self, way: Way, pieces: _Pieces, order: SourceOrder) -> None:
+        """Returns when every byte is there; DeviceError."""
+        if way is Way.KERNEL:
+            copy = self._kernels.copy(_runs(pieces.from_), _runs(pieces.to), pieces.size)
+            self._settle(self._kernels.stream)
+            copy.wait(SETTLED_S)
+            return
+        if way is Way.BATCH:
+            sizes = np.full(pieces.to.size, pieces.size, np.uint64)
+            copy_batch(self._device, pieces.to, pieces.from_, sizes, self._engine, order)
+        else:
+            with on_device(self._device, "start copies"):
+                for to, from_ in zip(pieces.to.tolist(), pieces.from_.tolist(), strict=True):
+                    runtime.memcpyAsync(to, from_, pieces.size, _BY_ADDRESS, self._engine)
+        self._settle(self._engine)
 
     def close(self) -> None:
         """Give everything back."""
         self._kernels.close()
-        with on_device(self._pool.device, "free staging memory"):
+        with on_device(self._device, "release a stream"):
             runtime.eventDestroy(self._moved)
             runtime.streamDestroy(self._engine)
-            runtime.free(self._memory)
 
-    def _blocks(self, blocks: Addresses) -> Runs:
-        return Runs(self._pool.address, self._page_bytes, blocks)
-
-    def _stacked(self, count: int) -> Runs:
-        return Runs(self._memory, self._page_bytes, np.arange(count, dtype=np.uint64))
-
-    def _places(self, stacked: Runs) -> Addresses:
-        return np.uint64(stacked.base) + np.uint64(stacked.stride) * stacked.indices
-
-    def _move(self, to: Addresses, from_: Addresses, order: SourceOrder) -> None:
-        if self._batches:
-            sizes = np.full(to.size, self._page_bytes, np.uint64)
-            copy_batch(self._pool.device, to, from_, sizes, self._engine, order)
-            return
-        for target, source in zip(to.tolist(), from_.tolist(), strict=True):
-            runtime.memcpyAsync(target, source, self._page_bytes, _BY_ADDRESS, self._engine)
-
-    def _settle(self) -> None:
+    def _settle(self, stream: int) -> None:
         """Wait as long as it takes: until then nobody else may have blocks or pages.
 
         In the driver, asleep: a loop here would keep the interpreter from the threads that take checksums.
         """
-        with on_device(self._pool.device, "wait for a copy"):
+        with on_device(self._device, "wait for a copy"):
+            runtime.eventRecord(self._moved, stream)
             runtime.eventSynchronize(self._moved)
+
+
+def _runs(addresses: Addresses) -> Runs:
+    return Runs(0, 1, addresses)
 
 
 def _addresses(pages: Sequence[memoryview]) -> Addresses:

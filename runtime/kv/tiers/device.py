@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.tiers.cuda_device import CudaDevice
-from dynamoc.runtime.kv.tiers.page import PageFormat
+from dynamoc.runtime.kv.tiers.page import ALIGN, PageFormat
+from dynamoc.runtime.kv.tiers.ways import Ways
+from dynamoc.runtime.kv.transfer.measured import Measured
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -35,17 +38,27 @@ class Device(Protocol):
     """Pages are best copied together up to this size."""
     threads: int
     """So many copies at once fill the way to host memory."""
+    computes: bool
+    """Whether the engine computes: copies then leave it what they can. Set by the engine."""
 
     def read(self, blocks: Sequence[int], pages: Sequence[memoryview]) -> None:
         """Copy blocks out, each to a page."""
         ...
 
-    def write(self, pages: Sequence[memoryview], blocks: Sequence[int]) -> None:
-        """Copy pages in, each to a block."""
+    def lend(self, block: int) -> memoryview | None:
+        """A block as the page it is, where files can be written from it without a copy; None: it has to be read."""
+        ...
+
+    def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None = None) -> None:
+        """Copy pages in, each to a block; of these layers only, which are all that is in `pages`, if not None."""
         ...
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
         """Make host memory ready in which pages will lie, each within a row. OSError."""
+        ...
+
+    def ways_taken(self) -> Counter[tuple[str, str]]:
+        """Copies since the last call, by way and operation, where there is more than one way."""
         ...
 
     def close(self) -> None:
@@ -53,12 +66,12 @@ class Device(Protocol):
         ...
 
 
-def device_of(pool: Pool, format_: PageFormat) -> Device:
-    """The pool as the tiers use it; ValueError if nobody here can."""
+def device_of(pool: Pool, format_: PageFormat, measured: Callable[[], Measured]) -> Device:
+    """The pool as the tiers use it; ValueError if nobody here can. `measured`: what the links of a GPU deliver."""
     if isinstance(pool, HostPool):
         return HostDevice(pool, format_)
     if isinstance(pool, DevicePool):
-        return CudaDevice(pool, format_)
+        return CudaDevice(pool, format_, Ways(measured()))
     raise ValueError(f"KV tiers are not available below a {type(pool).__name__}")
 
 
@@ -69,42 +82,42 @@ class HostDevice:
     threads = 2
 
     def __init__(self, pool: HostPool, format_: PageFormat) -> None:
-        layout = pool.layout
         self.format = format_
-        self._fragments = (
-            layout.heads,
-            layout.layers * layout.parts,
-            format_.head_bytes // layout.layers // layout.parts,
-        )
-        """Of a page: heads, parts of layers, bytes."""
-        heads, parts, run = self._fragments
-        self._blocks: Bytes | None = np.frombuffer(pool.data, np.uint8).reshape(pool.blocks, parts, heads, run)
+        self.computes = False
+        self._blocks: Bytes | None = np.frombuffer(pool.data, np.uint8).reshape(pool.blocks, -1)
+        self._lends = pool.address % ALIGN == format_.page_bytes % ALIGN == 0
 
     def read(self, blocks: Sequence[int], pages: Sequence[memoryview]) -> None:
-        """Gather the heads of each block."""
+        """Each block as it is."""
         for block, page in zip(blocks, pages, strict=True):
-            np.copyto(self._page(page), self._block(block))
+            np.copyto(np.frombuffer(page, np.uint8), self._block(block))
 
-    def write(self, pages: Sequence[memoryview], blocks: Sequence[int]) -> None:
-        """Scatter the heads of each page."""
+    def lend(self, block: int) -> memoryview | None:
+        """The block itself, if O_DIRECT takes memory that lies as it does."""
+        return self._block(block).data if self._lends else None
+
+    def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None = None) -> None:
+        """Each block, or its layers, as they are."""
+        span = self.format.span(layers or range(self.format.layers))
         for page, block in zip(pages, blocks, strict=True):
-            np.copyto(self._block(block), self._page(page))
+            np.copyto(self._block(block)[span.start : span.end], np.frombuffer(page, np.uint8))
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
         """Nothing to do: processors reach all memory."""
         del memory, row_bytes
         return AsItIs()
 
+    def ways_taken(self) -> Counter[tuple[str, str]]:
+        """There is one way."""
+        return Counter()
+
     def close(self) -> None:
         """Let go of the pool. Nothing may be read or written any more."""
         self._blocks = None
 
-    def _page(self, page: memoryview) -> Bytes:
-        return np.frombuffer(page, np.uint8).reshape(self._fragments)
-
     def _block(self, block: int) -> Bytes:
         assert self._blocks is not None, "closed"
-        view: Bytes = self._blocks[block].swapaxes(0, 1)
+        view: Bytes = self._blocks[block]
         return view
 
 

@@ -15,7 +15,7 @@ from dynamoc.runtime.kv.tiers.ledger import Entry, Ledger, Skip
 from dynamoc.runtime.kv.tiers.page import PageFormat, PageKey
 from dynamoc.runtime.kv.tiers.rate import Endurance, Rate
 from dynamoc.runtime.kv.tiers.segments import DiskFullError, Segments
-from dynamoc.runtime.kv.tiers.store import Failure
+from dynamoc.runtime.kv.tiers.store import Failure, Frame
 
 THREADS = 8
 WAITING_STORES = 64
@@ -32,6 +32,7 @@ class Disk:
 
     name = "G3"
     latency_s = 0.0005
+    least_read_bytes: int | None = 256 << 10
     is_up = True
 
     def __init__(self, path: Path, size: int, format_: PageFormat, endurance: Endurance | None = None) -> None:
@@ -70,7 +71,7 @@ class Disk:
             self._endurance.spend(self._format.frame_bytes)
         return entry
 
-    def write(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | Skip | None]:
+    def write(self, entries: Sequence[Entry], frames: Sequence[Frame]) -> list[Failure | Skip | None]:
         """Write frames, in as few writes as their places allow."""
         results: list[Failure | Skip | None] = [None] * len(entries)
         for part in self._runs(entries):
@@ -83,12 +84,12 @@ class Disk:
                     self.ledger.abort(entries[position])
         return results
 
-    def read(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | None]:
-        """Fill frames, in as few reads as the places allow."""
+    def read(self, entries: Sequence[Entry], pieces: Sequence[memoryview], start: int = 0) -> list[Failure | None]:
+        """Fill pieces of frames; whole ones in as few reads as the places allow."""
         results: list[Failure | None] = [None] * len(entries)
         for part in self._runs(entries):
             try:
-                self._segments.read([entries[p].slot for p in part], [frames[p] for p in part])
+                self._segments.read([entries[p].slot for p in part], [pieces[p] for p in part], start)
             except OSError as error:
                 log.warning("pages could not be read from %s: %s", self.folder, error)
                 for position in part:
@@ -116,7 +117,7 @@ class Disk:
         for run in self._segments.runs([entries[position].slot for position in order]):
             yield [order[index] for index in run]
 
-    def _write_run(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> Failure | Skip | None:
+    def _write_run(self, entries: Sequence[Entry], frames: Sequence[Frame]) -> Failure | Skip | None:
         slots = [entry.slot for entry in entries]
         try:
             self._make_segment(slots[0])

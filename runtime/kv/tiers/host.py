@@ -17,6 +17,7 @@ class Host:
 
     name = "G2"
     latency_s = 0.0001
+    least_read_bytes: int | None = 16 << 10
     is_up = True
 
     def __init__(self, size: int, device: Device) -> None:

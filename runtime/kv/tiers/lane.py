@@ -16,6 +16,7 @@ class Lane:
     """Runs jobs on `threads` threads. At most `capacity` stores wait; loads are bounded by whoever asks for them."""
 
     def __init__(self, name: str, threads: int, capacity: int) -> None:
+        self.threads = threads
         self.after_job: Callable[[], None] | None = None
         """Called whenever a copy has completed."""
         self._capacity = capacity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,9 +14,9 @@ from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
 from dynamoc.runtime.kv.tiers.host import Host
 from dynamoc.runtime.kv.tiers.lane import Job, Lane
 from dynamoc.runtime.kv.tiers.ledger import Entry, Skip
-from dynamoc.runtime.kv.tiers.page import PageKey, page_of, seal
+from dynamoc.runtime.kv.tiers.page import ALIGN, PageKey, header_of, page_of, seal
 from dynamoc.runtime.kv.tiers.sketch import FrequencySketch
-from dynamoc.runtime.kv.tiers.store import Failure, Store
+from dynamoc.runtime.kv.tiers.store import Failure, Frame, Store
 from dynamoc.runtime.kv.tiers.tally import Path, Tally
 
 SECOND_TOUCH = 2
@@ -30,10 +31,10 @@ Page = tuple[PageKey, int]
 """A block on the device, and what it is called off it."""
 
 
-def spill_path(store: Store, source: str) -> Path:
-    """How pages reach a store: from host memory, or from the device by a detour over a staging buffer."""
+def spill_path(store: Store, source: str, *, bounced: bool = False) -> Path:
+    """How pages reach a store: from the memory they are in, or from the device by a detour over a staging buffer."""
     via = {"G3": "file", "G4": "object"}[store.name]
-    return Path(f"bounce+{via}" if source == "G1" else via, source, store.name, "offload")
+    return Path(f"bounce+{via}" if bounced else via, source, store.name, "offload")
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class Offloader:
         """Copy what is worth it of a prefix, parents first; the blocks that stay in use until `on_read`."""
         into_host: list[_Move] = []
         from_host: list[_Move] = []
-        bounced: list[_Move] = []
+        from_device: list[_Move] = []
         for key, block in pages:
             move = _Move(key, block, self._begin_in_host(key))
             pinned = self._host.ledger.pin([key.name]) if self._host is not None and move.host is None else []
@@ -97,20 +98,20 @@ class Offloader:
                 move.host = pinned[0]
                 from_host.append(move)
             elif move.stores:
-                bounced.append(move)
+                from_device.append(move)
             if pinned and self._host is not None and not move.stores:
                 self._host.ledger.unpin(pinned)
-        return self._start(into_host, from_host, bounced)
+        return self._start(into_host, from_host, from_device)
 
-    def _start(self, into_host: list[_Move], from_host: list[_Move], bounced: list[_Move]) -> list[int]:
+    def _start(self, into_host: list[_Move], from_host: list[_Move], from_device: list[_Move]) -> list[int]:
         taken: list[int] = []
         host = self._host
         if host is not None:
             taken += self._line_up(into_host, host.lane, functools.partial(self._to_host, host))
             for batch in self._batches(from_host):
                 self._spill(host, batch)
-        if bounced:
-            taken += self._line_up(bounced, self._stores[0].lane, self._to_stores)
+        if from_device:
+            taken += self._line_up(from_device, self._stores[0].lane, self._to_stores)
         return taken
 
     def _line_up(self, moves: list[_Move], lane: Lane, copy: Callable[[Sequence[_Move]], None]) -> list[int]:
@@ -158,11 +159,35 @@ class Offloader:
     def _from_host(self, host: Host, store: Store, moves: Sequence[_Move]) -> None:
         entries = [move.host for move in moves if move.host is not None]
         try:
-            self._write(store, host.name, moves, [host.frame(entry) for entry in entries])
+            self._write(store, spill_path(store, host.name), moves, [(host.frame(entry),) for entry in entries])
         finally:
             host.ledger.unpin(entries)
 
     def _to_stores(self, batch: Sequence[_Move]) -> None:
+        """From the device: from its own memory if it lends that, or else over staging buffers."""
+        pages = [page for move in batch if (page := self._device.lend(move.block)) is not None]
+        if len(pages) == len(batch):
+            self._write_lent(batch, pages)
+        else:
+            self._bounce(batch)
+
+    def _write_lent(self, batch: Sequence[_Move], pages: Sequence[memoryview]) -> None:
+        """Nothing is copied but what the stores write; the blocks stay in use until every store is done with them."""
+        rest = batch
+        try:
+            headers = memoryview(mmap.mmap(-1, len(batch) * ALIGN))
+            frames: list[Frame] = []
+            for number, (move, page) in enumerate(zip(batch, pages, strict=True)):
+                header = headers[number * ALIGN : (number + 1) * ALIGN]
+                header[:] = header_of(self._device.format, move.key, page)
+                frames.append((header, page))
+            rest = []
+            self._write_each(batch, frames, bounced=False)
+        finally:
+            self._abort_stores(rest)
+            self._on_read([move.block for move in batch])
+
+    def _bounce(self, batch: Sequence[_Move]) -> None:
         """Over staging buffers, which go back when every store is done with them."""
         rest = list(batch)
         try:
@@ -173,9 +198,7 @@ class Offloader:
                     self._gather(part, frames)
                     rest = rest[len(frames) :]
                     self._on_read([move.block for move in part])
-                    for store in self._stores:
-                        pairs = [(m, f) for m, f in zip(part, frames, strict=True) if store.name in m.stores]
-                        self._write(store, "G1", [move for move, _ in pairs], [frame for _, frame in pairs])
+                    self._write_each(part, [(frame,) for frame in frames], bounced=True)
                 finally:
                     self._staging.give_back(frames)
         except StagingTimeoutError as error:
@@ -192,10 +215,15 @@ class Offloader:
         for move, frame in zip(batch, frames, strict=True):
             seal(format_, move.key, frame)
 
-    def _write(self, store: Store, source: str, moves: Sequence[_Move], frames: Sequence[memoryview]) -> None:
-        if not moves:
-            return
-        path = spill_path(store, source)
+    def _write_each(self, batch: Sequence[_Move], frames: Sequence[Frame], *, bounced: bool) -> None:
+        """To every store, what it has a place for."""
+        for store in self._stores:
+            pairs = [(m, f) for m, f in zip(batch, frames, strict=True) if store.name in m.stores]
+            if pairs:
+                path = spill_path(store, "G1", bounced=bounced)
+                self._write(store, path, [move for move, _ in pairs], [frame for _, frame in pairs])
+
+    def _write(self, store: Store, path: Path, moves: Sequence[_Move], frames: Sequence[Frame]) -> None:
         with self._tally.copying(path) as arrived:
             for result in store.write([move.stores[store.name] for move in moves], frames):
                 if isinstance(result, Skip):

@@ -7,18 +7,19 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from dynamoc.runtime.kv.tiers.choice import useful_prefix
 from dynamoc.runtime.kv.tiers.device import Device
-from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
+from dynamoc.runtime.kv.tiers.frames import Staging
 from dynamoc.runtime.kv.tiers.host import Host
 from dynamoc.runtime.kv.tiers.ledger import Entry
+from dynamoc.runtime.kv.tiers.lift import Chunk, Lifter, Tier
 from dynamoc.runtime.kv.tiers.load import Load
-from dynamoc.runtime.kv.tiers.page import PageError, PageKey, check, page_of
+from dynamoc.runtime.kv.tiers.page import PageKey
 from dynamoc.runtime.kv.tiers.store import Store
-from dynamoc.runtime.kv.tiers.tally import Outcome, Path, Tally
+from dynamoc.runtime.kv.tiers.tally import Tally
 
 SHORTEST_DEADLINE_S = 1.0
 SLOWEST_SHARE = 0.1
@@ -27,7 +28,7 @@ LOOK_S = 0.05
 
 log = logging.getLogger(__name__)
 
-Tier = Host | Store
+_END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,6 @@ class Found:
     useful: int
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """Consecutive pages of one tier, pinned, from position `start` of the load; `promoted` are their places in G2."""
-
-    start: int
-    entries: list[Entry]
-    promoted: list[Entry]
-
-
-def load_path(tier: Tier, via_host: bool) -> Path:
-    """How pages come back: stores pass through host memory, or through staging buffers where there is none for them."""
-    via = {"G2": "copy", "G3": "file", "G4": "object"}[tier.name]
-    return Path(via if via_host else f"bounce+{via}", tier.name, "G1", "onboard")
-
-
 class Onboarder:
     """Looks prefixes up, decides, and loads."""
 
@@ -67,7 +53,7 @@ class Onboarder:
         self._host = host
         self._stores = stores
         self._tiers: list[Tier] = [*([host] if host is not None else []), *stores]
-        self._staging = staging
+        self._lifter = Lifter(device, host, staging, tally)
         self._tally = tally
         self._batch = max(1, round(device.batch_bytes / device.format.frame_bytes))
         self._lock = threading.Lock()
@@ -103,20 +89,28 @@ class Onboarder:
         hits = Counter(self._tiers[source].name for source in found.sources[: found.useful])
         self._tally.looked_up(hits, len(found.sources) - found.useful)
 
-    def load(self, found: Found, blocks: Sequence[int], done: Callable[[Load], None]) -> Load | None:
-        """Begin to fill `blocks`, which are the caller's alone until `done` or `Load.revoke`. None: nothing to load."""
+    def load(
+        self,
+        found: Found,
+        blocks: Sequence[int],
+        done: Callable[[Load], None],
+        arrived: Callable[[Load], None] | None = None,
+    ) -> Load | None:
+        """Begin to fill `blocks`, which are the caller's alone until `done` or `Load.revoke`. None: nothing to load.
+
+        With `arrived`, first layers come first, where pages can be had in pieces; see `Load`.
+        """
         sources = found.sources[: found.useful]
-        chunks = list(self._chunks(found.keys, sources))
+        chunks = list(self._chunks(found.keys, sources, in_pieces=arrived is not None))
         count = sum(len(chunk.entries) for _, chunk in chunks)
         if not count:
             return None
         deadline = time.monotonic() + self._patience_s(sources[:count])
-        load = Load(self._device, blocks[:count], len(chunks), deadline, done)
+        load = Load(self._device, blocks[:count], len(chunks), deadline, done, arrived)
         with self._lock:
             self._active.add(load)
         for tier, chunk in chunks:
-            if not tier.lane.load(functools.partial(self._run, tier, chunk, load)):
-                self._drop(tier, chunk, load)
+            self._begin(tier, chunk, load)
         return load
 
     def close(self) -> None:
@@ -146,20 +140,31 @@ class Onboarder:
         expected += max(self._tiers[source].latency_s + self._queue_s(self._tiers[source]) for source in set(sources))
         return SHORTEST_DEADLINE_S + expected / SLOWEST_SHARE
 
-    def _chunks(self, keys: Sequence[PageKey], sources: Sequence[int]) -> Iterator[tuple[Tier, _Chunk]]:
+    def _chunks(
+        self, keys: Sequence[PageKey], sources: Sequence[int], *, in_pieces: bool
+    ) -> Iterator[tuple[Tier, Chunk]]:
         """Pin every page; where one has gone meanwhile, the load ends."""
         start = 0
         while start < len(sources):
-            end = start + 1
-            while end < len(sources) and sources[end] == sources[start] and end - start < self._batch:
+            tier, end = self._tiers[sources[start]], start + 1
+            pieces = self._pieces(tier, in_pieces=in_pieces)
+            # A piece of more pages is a copy as large; but every thread of the tier shall have its share.
+            most = max(self._batch, min(self._batch * len(pieces), -(-len(sources) // tier.lane.threads)))
+            while end < len(sources) and sources[end] == sources[start] and end - start < most:
                 end += 1
-            tier = self._tiers[sources[start]]
             entries = tier.ledger.pin([key.name for key in keys[start:end]])
             if entries:
-                yield tier, _Chunk(start, entries, self._promote(tier, keys[start : start + len(entries)]))
+                promoted = self._promote(tier, keys[start : start + len(entries)])
+                yield tier, Chunk(start, entries, promoted, pieces)
             if len(entries) < end - start:
                 return
             start = end
+
+    def _pieces(self, tier: Tier, *, in_pieces: bool) -> Sequence[range]:
+        format_ = self._device.format
+        if not in_pieces or tier.least_read_bytes is None:
+            return (range(format_.layers),)
+        return format_.pieces(tier.least_read_bytes)
 
     def _promote(self, tier: Tier, keys: Sequence[PageKey]) -> list[Entry]:
         """Places in host memory for the pages of a store: all or none."""
@@ -175,96 +180,34 @@ class Onboarder:
             promoted.append(entry)
         return promoted
 
-    # ---- a copy -------------------------------------------------------------------------------------------
+    # ---- the copies ---------------------------------------------------------------------------------------
 
-    def _run(self, tier: Tier, chunk: _Chunk, load: Load) -> None:
-        path = load_path(tier, via_host=isinstance(tier, Host) or bool(chunk.promoted))
+    def _begin(self, tier: Tier, chunk: Chunk, load: Load) -> None:
+        steps = self._lifter.lift(tier, chunk, load)
+        next(steps)
+        self._line_up(tier, steps, load)
+
+    def _line_up(self, tier: Tier, steps: Generator[None], load: Load) -> None:
+        """Behind what waits already, so that every chunk's first layers come before any chunk's next ones."""
+        if not tier.lane.load(functools.partial(self._advance, tier, steps, load)):
+            steps.close()
+            self._ended(tier, load)
+
+    def _advance(self, tier: Tier, steps: Generator[None], load: Load) -> None:
+        over = True
         try:
-            if load.is_over:
-                self._tally.failed(path, Outcome.CANCELLED, len(chunk.entries))
-                return
-            with self._tally.copying(path) as arrived:
-                if isinstance(tier, Host):
-                    whole = self._deliver(tier, chunk, 0, [tier.frame(entry) for entry in chunk.entries], load, path)
-                else:
-                    whole = self._fetch(tier, chunk, load, path)
-                arrived.extend([self._device.format.page_bytes] * whole)
+            over = next(steps, _END) is _END
         finally:
-            self._drop(tier, chunk, load)
+            if over:
+                self._ended(tier, load)
+        if not over:
+            self._line_up(tier, steps, load)
 
-    def _fetch(self, store: Store, chunk: _Chunk, load: Load, path: Path) -> int:
-        """Read into host memory, or through staging buffers; how many leading pages arrived on the device."""
-        if chunk.promoted and self._host is not None:
-            frames = [self._host.frame(entry) for entry in chunk.promoted]
-            whole = self._read(store, chunk, 0, frames, load, path)
-            for entry in chunk.promoted[:whole]:
-                self._host.ledger.commit(entry)
-            del chunk.promoted[:whole]
-            return whole
-        whole = 0
-        while whole < len(chunk.entries) and not load.is_over:
-            try:
-                frames = self._staging.borrow(len(chunk.entries) - whole, max(0.0, load.deadline - time.monotonic()))
-            except StagingTimeoutError:
-                self._tally.failed(path, "staging", len(chunk.entries) - whole)
-                break
-            try:
-                got = self._read(store, chunk, whole, frames, load, path)
-            finally:
-                self._staging.give_back(frames)
-            whole += got
-            if got < len(frames):
-                break
-        return whole
-
-    def _read(
-        self, store: Store, chunk: _Chunk, first: int, frames: Sequence[memoryview], load: Load, path: Path
-    ) -> int:
-        entries = chunk.entries[first : first + len(frames)]
-        good = len(entries)
-        for position, failure in reversed(list(enumerate(store.read(entries, frames)))):
-            if failure is not None:
-                good = position
-                self._tally.failed(path, failure.reason)
-                if failure.reason == "corrupt":
-                    self._tally.corrupt(store.name)
-                if failure.lost:
-                    store.discard(entries[position])
-        return self._deliver(store, chunk, first, frames[:good], load, path)
-
-    def _deliver(
-        self, tier: Tier, chunk: _Chunk, first: int, frames: Sequence[memoryview], load: Load, path: Path
-    ) -> int:
-        """Check frames and copy them to the device; how many leading ones are right and there."""
-        format_ = self._device.format
-        good = len(frames)
-        for position, frame in enumerate(frames):
-            entry = chunk.entries[first + position]
-            try:
-                check(format_, entry.key.name, frame)
-            except PageError as error:
-                log.warning("a page in %s: %s", tier.name, error)
-                self._tally.corrupt(tier.name)
-                self._tally.failed(path, "corrupt")
-                if isinstance(tier, Host):
-                    tier.ledger.drop(entry)
-                else:
-                    tier.discard(entry)
-                good = position
-                break
-        if good and not load.deliver(chunk.start + first, [page_of(format_, frame) for frame in frames[:good]]):
-            self._tally.failed(path, Outcome.CANCELLED, good)
-            return 0
-        return good
-
-    def _drop(self, tier: Tier, chunk: _Chunk, load: Load) -> None:
-        """The copy has completed: let go of its pages and of places it did not fill, and tell the load."""
-        tier.ledger.unpin(chunk.entries)
-        if self._host is not None:
-            for entry in reversed(chunk.promoted):
-                self._host.ledger.abort(entry)
+    def _ended(self, tier: Tier, load: Load) -> None:
+        """A chunk has completed, whatever came of it."""
         # Over the whole load: its copies run side by side, and it is their sum that the next one can expect.
-        tier.reading.observe(load.delivered * self._device.format.frame_bytes, time.monotonic() - load.started)
+        moved = round(load.delivered * self._device.format.frame_bytes)
+        tier.reading.observe(moved, time.monotonic() - load.started)
         if load.settle():
             with self._lock:
                 self._active.discard(load)

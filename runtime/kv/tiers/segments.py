@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dynamoc.runtime.kv.tiers.page import ALIGN, PageError, PageFormat, PageKey, read_header
+from dynamoc.runtime.kv.tiers.store import Frame
 
 SEGMENT_BYTES = 1 << 30
 LONGEST_IO = 4 << 20
@@ -26,6 +27,8 @@ SCAN_BYTES = 64 << 10
 """Headers this close together are read as one, with the pages between them."""
 SCAN_THREADS = 8
 _IOV_MAX = 1024
+_MOST_PIECES = 2
+"""Of a frame."""
 _MAGIC = b"DYNOSEG2"
 
 
@@ -98,19 +101,25 @@ class Segments:
         for slot in slots:
             self._write_exactly(*self._where(slot), [self._zeros])
 
-    def write(self, slots: Sequence[int], frames: Sequence[memoryview]) -> None:
+    def write(self, slots: Sequence[int], frames: Sequence[Frame]) -> None:
         """Fill consecutive places of one segment; OSError if not all of it was written."""
-        self._write_exactly(*self._where(slots[0]), frames)
+        self._write_exactly(*self._where(slots[0]), [piece for frame in frames for piece in frame])
 
-    def read(self, slots: Sequence[int], frames: Sequence[memoryview]) -> None:
-        """Read consecutive places of one segment; OSError if not all of it is there."""
+    def read(self, slots: Sequence[int], pieces: Sequence[memoryview], start: int = 0) -> None:
+        """Read consecutive places of one segment, or a piece of each from byte `start` of its frame on.
+
+        OSError if not all of it is there.
+        """
         descriptor, offset = self._where(slots[0])
-        if os.preadv(descriptor, frames, offset) != len(frames) * self.format.frame_bytes:
-            raise OSError(errno.EIO, "short read", str(self.folder))
+        whole = len(pieces[0]) == self.format.frame_bytes
+        for views in [pieces] if whole else [[piece] for piece in pieces]:
+            if os.preadv(descriptor, views, offset + start) != sum(map(len, views)):
+                raise OSError(errno.EIO, "short read", str(self.folder))
+            offset += self.format.frame_bytes
 
     def runs(self, slots: Sequence[int]) -> Iterator[range]:
         """Cut a list of places into positions of consecutive ones within a segment, none longer than one I/O."""
-        longest = max(1, min(LONGEST_IO // (self.format.frame_bytes - ALIGN), _IOV_MAX))
+        longest = max(1, min(LONGEST_IO // (self.format.frame_bytes - ALIGN), _IOV_MAX // _MOST_PIECES))
         start = 0
         for end in range(1, len(slots) + 1):
             follows = end < len(slots) and slots[end] == slots[end - 1] + 1 and slots[end] % self.per_segment

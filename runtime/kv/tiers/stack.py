@@ -10,8 +10,9 @@ from dynamoc.runtime.kv.tiers.device import Device
 from dynamoc.runtime.kv.tiers.disk import Disk
 from dynamoc.runtime.kv.tiers.frames import Staging
 from dynamoc.runtime.kv.tiers.host import Host
+from dynamoc.runtime.kv.tiers.lift import Tier
 from dynamoc.runtime.kv.tiers.offload import Offloader
-from dynamoc.runtime.kv.tiers.onboard import Onboarder, Tier
+from dynamoc.runtime.kv.tiers.onboard import Onboarder
 from dynamoc.runtime.kv.tiers.page import PageFormat
 from dynamoc.runtime.kv.tiers.rate import Endurance
 from dynamoc.runtime.kv.tiers.store import Store
@@ -42,6 +43,7 @@ class TierStack:
         staging_buffers: int | None = None,
     ) -> None:
         frame = device.format.frame_bytes
+        self._device = device
         self.tally = Tally()
         self.host = Host(cache.host_bytes, device) if cache.host_bytes else None
         self.stores = _stores(cache, device.format, Endurance(daily_write_bytes))
@@ -68,7 +70,9 @@ class TierStack:
 
     def report(self) -> TierReport:
         """What happened since the last call."""
-        return self.tally.take(tuple(Level(t.name, len(t.ledger), t.ledger.capacity, t.is_up) for t in self._tiers))
+        report = self.tally.take(tuple(Level(t.name, len(t.ledger), t.ledger.capacity, t.is_up) for t in self._tiers))
+        report.ways = self._device.ways_taken()
+        return report
 
     def idle(self) -> bool:
         """Whether no copy waits or runs."""

@@ -11,6 +11,9 @@ from dynamoc.runtime.kv.tiers.ledger import Entry, Ledger, Skip
 from dynamoc.runtime.kv.tiers.page import PageKey
 from dynamoc.runtime.kv.tiers.rate import Rate
 
+Frame = tuple[memoryview, ...]
+"""A sealed frame: in one piece, or its header and then a page that lies elsewhere and needs no padding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -33,6 +36,8 @@ class Store(Protocol):
     """Of whole loads, measured by whoever asks for them."""
     latency_s: float
     """From asking for a page to its first byte, about."""
+    least_read_bytes: int | None
+    """Pieces of pages are worth reading from this size on; None: pages are read whole."""
 
     @property
     def is_up(self) -> bool:
@@ -43,15 +48,18 @@ class Store(Protocol):
         """A place for the page, which `write` then fills or gives back; or why there is none. Does not block."""
         ...
 
-    def write(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | Skip | None]:
+    def write(self, entries: Sequence[Entry], frames: Sequence[Frame]) -> list[Failure | Skip | None]:
         """Fill begun entries from sealed frames; what became of each, None: it is there now.
 
         Nothing reads the frames any more afterwards.
         """
         ...
 
-    def read(self, entries: Sequence[Entry], frames: Sequence[memoryview]) -> list[Failure | None]:
-        """Fill frames with these pinned pages; what went wrong with each. Their content is for the caller to check."""
+    def read(self, entries: Sequence[Entry], pieces: Sequence[memoryview], start: int = 0) -> list[Failure | None]:
+        """Fill pieces, all of one size, with what is in the frames of these pinned pages from byte `start` on.
+
+        What went wrong with each; their content is for the caller to check.
+        """
         ...
 
     def discard(self, entry: Entry) -> None:

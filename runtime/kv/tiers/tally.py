@@ -63,11 +63,13 @@ class TierReport:
     """Blocks that a tier holds, but that were faster computed than loaded."""
     in_flight: dict[Path, int] = field(default_factory=dict)
     levels: tuple[Level, ...] = ()
+    ways: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Copies between a GPU and host memory, by way and operation."""
 
     @property
     def has_news(self) -> bool:
         """Whether anything was counted."""
-        return bool(self.copied or self.skipped or self.corrupt or self.hits or self.recomputed)
+        return bool(self.copied or self.skipped or self.corrupt or self.hits or self.recomputed or self.ways)
 
 
 class Tally:

@@ -87,9 +87,11 @@ def decide(work: Work, measured: Measured, *, beside_compute: bool = False) -> D
     NoWayError if none was measured between the two places.
     """
     options = [_option(work, way, measured) for way in measured.ways(work.source, work.target)]
+    if work.blocks and work.met == work.joined:
+        options = [_useless(option) if option.way is Way.STAGED else option for option in options]
     taken = [option for option in options if option.seconds is not None]
     if beside_compute and any(option.way not in TAKES_PROCESSORS for option in taken):
-        options = [_held_back(option) if option.way in TAKES_PROCESSORS else option for option in options]
+        options = [_held_back(o) if o in taken and o.way in TAKES_PROCESSORS else o for o in options]
     options.sort(key=lambda option: (option.seconds is None, option.seconds or 0.0))
     absent = [m for m in measured.missing if (m.source, m.target) == (work.source, work.target)]
     options += [Option(missing.way, 0, None, missing.reason) for missing in absent]
@@ -114,6 +116,10 @@ def _run_bytes(work: Work, way: Way) -> float:
     if way is Way.KERNEL:
         return work.block_bytes
     return work.total_bytes / work.joined
+
+
+def _useless(option: Option) -> Option:
+    return option._replace(seconds=None, reason="would cross in as many pieces as without")
 
 
 def _held_back(option: Option) -> Option:

@@ -69,6 +69,12 @@ def test_short_blocks_all_over_the_host_go_by_the_kernel() -> None:
     assert decided(16 * KIB, shuffled(1000, 1), shuffled(1000, 2) * np.uint64(2)).way is Way.KERNEL
 
 
+def test_staging_that_joins_nothing_is_not_taken() -> None:
+    apart = decided(16 * KIB, shuffled(1000, 1), shuffled(1000, 2) * np.uint64(2))
+
+    assert "staged: not taken, would cross in as many pieces as without" in apart.explain()
+
+
 def test_beside_compute_the_copy_engines_are_taken() -> None:
     decision = decided(16 * KIB, shuffled(1000, 1), shuffled(1000, 2), beside_compute=True)
 

@@ -21,6 +21,7 @@ from dynamoc.runtime.kv.tiers.device import AsItIs
 from dynamoc.runtime.kv.tiers.disk import Disk
 from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
 from dynamoc.runtime.kv.tiers.load import Load
+from dynamoc.runtime.kv.tiers.page import page_format
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
 
 KEYS = chain("prompt", 12)
@@ -79,10 +80,10 @@ class Slow:
         self._read = store.read
         store.read = self.read  # type: ignore[method-assign]
 
-    def read(self, entries: Sequence[object], frames: Sequence[memoryview]) -> list[object]:
+    def read(self, entries: Sequence[object], pieces: Sequence[memoryview], start: int) -> list[object]:
         self.reading.set()
         assert self.gate.wait(WAIT_S)
-        return list(self._read(entries, frames))  # type: ignore[arg-type]
+        return list(self._read(entries, pieces, start))  # type: ignore[arg-type]
 
 
 def slow_disk(one: Rig) -> Slow:
@@ -137,7 +138,9 @@ def test_revoking_waits_for_the_write_under_way() -> None:
     wrote, go = threading.Event(), threading.Event()
 
     class Device:
-        def write(self, pages: Sequence[memoryview], blocks: Sequence[int]) -> None:
+        format = page_format(LAYOUT, "m")
+
+        def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None) -> None:
             wrote.set()
             assert go.wait(WAIT_S)
 

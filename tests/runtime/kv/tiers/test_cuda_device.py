@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tier_kit import WAIT_S, chain
 
+from dynamoc.runtime.kv.cuda.batch import why_no_batches
 from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
@@ -18,6 +19,8 @@ from dynamoc.runtime.kv.tiers.device import HostDevice
 from dynamoc.runtime.kv.tiers.frames import Frames
 from dynamoc.runtime.kv.tiers.page import page_format, page_of
 from dynamoc.runtime.kv.tiers.stack import TierStack
+from dynamoc.runtime.kv.tiers.ways import Ways
+from dynamoc.runtime.kv.transfer.measured import Measured, Place, Sample, Way
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
 
 LAYOUT = KvLayout(layers=5, heads=3, head_dim=24, block_size=7, dtype="float16", item_bytes=2)
@@ -47,11 +50,20 @@ def content(pool: DevicePool) -> np.ndarray:
     return data.reshape(pool.blocks, -1)
 
 
+def only(way: Way) -> Ways:
+    """A host on which nothing else was measured."""
+    ends = ((Place.DEVICE, Place.HOST), (Place.HOST, Place.DEVICE))
+    return Ways(Measured("a host", {}, tuple(Sample(*pair, way, 16 << 10, 1e9, 1) for pair in ends)))
+
+
+@pytest.mark.parametrize("way", [Way.BATCH, Way.KERNEL, Way.MEMCPY])
 @pytest.mark.parametrize("batch_bytes", [1, 1 << 20])
-def test_pages_are_those_of_a_cpu_worker(batch_bytes: int) -> None:
+def test_pages_are_those_of_a_cpu_worker(batch_bytes: int, way: Way) -> None:
+    if way is Way.BATCH and (reason := why_no_batches()):
+        pytest.skip(reason)
     format_ = page_format(LAYOUT, "m")
     on_gpu, on_cpu = DevicePool(LAYOUT, BLOCKS, 0), HostPool(LAYOUT, BLOCKS)
-    device = CudaDevice(on_gpu, format_, batch_bytes)
+    device = CudaDevice(on_gpu, format_, only(way), batch_bytes)
     other = HostDevice(on_cpu, format_)
     frames = [Frames(BLOCKS, format_.frame_bytes, one.pin) for one in (device, other)]
     pages = [[page_of(format_, one.view(number)) for number in range(BLOCKS)] for one in frames]
@@ -67,6 +79,15 @@ def test_pages_are_those_of_a_cpu_worker(batch_bytes: int) -> None:
     got = content(on_gpu)
     assert (got[order[:200]] == data[order[:200]]).all()
     assert (got[order[200:]] == 0xA5).all(), "no other block was touched"
+    assert {(kind, op) for kind, op in device.ways_taken()} == {(way, "offload"), (way, "onboard")}
+
+    span = format_.span(range(1, 3))
+    runtime.memset(on_gpu.address, 0xA5, on_gpu.data_bytes)
+    device.write([page[span.start : span.end] for page in pages[0]], order, range(1, 3))
+
+    got = content(on_gpu)
+    assert (got[order, span.start : span.end] == data[order, span.start : span.end]).all()
+    assert (np.delete(got, np.s_[span.start : span.end], 1) == 0xA5).all(), "no other layer was touched"
     pages.clear()
     for one in (*frames, device, other, on_gpu, on_cpu):
         one.close()
@@ -82,7 +103,7 @@ def test_every_byte_comes_back_through_every_tier(tiers: str, tmp_path: Path) ->
         admission="all",
     )
     pool = DevicePool(LAYOUT, BLOCKS, 0)
-    device = CudaDevice(pool, page_format(LAYOUT, "m"), 64 << 10)
+    device = CudaDevice(pool, page_format(LAYOUT, "m"), only(Way.MEMCPY), 64 << 10)
     read: list[int] = []
     stack = TierStack(device, cache, read.extend, lambda: None)
     keys, data = chain("gpu", BLOCKS), filled(pool, 3)

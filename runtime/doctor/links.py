@@ -1,0 +1,31 @@
+"""What a worker knows of its GPU's link to host memory when it starts: read from what was kept, or measured now."""
+
+from __future__ import annotations
+
+import logging
+
+from dynamoc.runtime.doctor.gpu_paths import measure_links
+from dynamoc.runtime.doctor.machine import facts, name_of
+from dynamoc.runtime.kv.transfer.measured import Measured, Missing, Sample, cache_folder, load, save
+
+ROUND_BYTES = 8 << 20
+"""Much less than `doctor` moves: a worker that starts has little time, and little memory to spare."""
+
+log = logging.getLogger(__name__)
+
+
+def known_links() -> Measured:
+    """DeviceError, or WrongBytesError, if a way is broken; where nothing can be kept, it is measured at every start."""
+    folder = cache_folder()
+    here = facts(folder) | {"only": "links", "bytes_a_round": str(ROUND_BYTES)}
+    kept = load(folder, host := name_of(here))
+    if kept is not None:
+        return kept
+    found = list(measure_links(ROUND_BYTES))
+    samples = tuple(one for one in found if isinstance(one, Sample))
+    measured = Measured(host, here, samples, tuple(one for one in found if isinstance(one, Missing)))
+    try:
+        save(folder, measured)
+    except OSError as error:
+        log.warning("what the links deliver cannot be kept for the next start: %s", error)
+    return measured
