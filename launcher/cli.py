@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "status": "Show the state of a run.",
     "logs": "Show the logs of a run.",
     "report": "Show what campaigns and runs came to.",
+    "capacity": "Say how many workers a demand takes, from what was measured.",
     "explain": "Explain an error code.",
     "inventory": "Write a cluster file from what a scheduler says.",
     "import": "Turn recipes of other systems into specs.",

@@ -47,7 +47,7 @@ def command(
     place = output or Path(f"report.{form}")
     try:
         results = collect(runs)
-        view = make_view(results, _limits(texts) or results.limits, price, place.absolute().parent)
+        view = make_view(results, read_limits(texts) or results.limits, price, place.absolute().parent)
         comparison = compare_results(collect(against), results) if against else None
         content = _content(view, comparison, form)
         if str(output) == "-":
@@ -71,7 +71,8 @@ def _content(view: View, comparison: ComparisonView | None, form: str) -> bytes:
     return to_html(view, comparison) if form == "html" else writers[form](view)
 
 
-def _limits(texts: Sequence[str]) -> tuple[Limit, ...]:
+def read_limits(texts: Sequence[str]) -> tuple[Limit, ...]:
+    """Those of `--sla`; a usage error for what is no limit."""
     from dynamoc.compiler.campaign.limits import LimitError, read_limit
 
     limits = []

@@ -1,0 +1,1 @@
+"""How many workers a demand takes, from what campaigns measured."""
