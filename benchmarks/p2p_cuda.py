@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from cuda_run import Owner, in_child, need_gpus, say
 
 SEED = 11
 CTAS = (32, 64, 132, 264, 528)
-MARK = "@"
-"""Begins the lines that are answers: libraries print too."""
 NIXL_SECONDS = 5.0
 """A NIXL case is repeated until it has had this long."""
 
@@ -67,40 +64,7 @@ def own(total: int) -> None:
             say({"metadata": agents[-1].get_agent_metadata().hex(), "address": pool.address})
 
 
-def say(answer: Any) -> None:
-    """One line to the prefill process."""
-    print(MARK + json.dumps(answer), flush=True)
-
-
 # ---- the prefill process -----------------------------------------------------------------------------------
-
-
-class Owner:
-    """The handle on the decode process."""
-
-    def __init__(self, total: int, gpus: str) -> None:
-        words = [sys.executable, __file__, "--own", str(total)]
-        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus}
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
-        self.handle = bytes.fromhex(self._answer()["handle"])
-
-    def ask(self, do: str, **fields: Any) -> Any:
-        """One command, one answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=30)
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(MARK):
-                return json.loads(line.removeprefix(MARK))
-        raise SystemExit(f"the decode process ended with {self._process.wait(30)}")
 
 
 @contextlib.contextmanager
@@ -123,8 +87,8 @@ def measure(total: int, rounds: int) -> list[dict[str, Any]]:
     data = bench.random_bytes(total, SEED)
     pool = bench.device_pool(total)
     bench.upload(pool, data)
-    owner = Owner(total, "1")
-    peer = MappedPool(owner.handle, 0)
+    owner = Owner([__file__, "--own", str(total)], "1")
+    peer = MappedPool(bytes.fromhex(owner.offer["handle"]), 0)
     copiers = {ctas: Copier(0, ctas) for ctas in CTAS}
     found = [one_size(owner, pool.address, peer.address, data, copiers, block, rounds) for block in bench.BLOCK_BYTES]
     for copier in copiers.values():
@@ -214,7 +178,7 @@ def measure_nixl(total: int) -> list[dict[str, Any]]:
 
     pool = bench.device_pool(total)
     bench.upload(pool, bench.random_bytes(total, SEED))
-    owner = Owner(total, "1,0")
+    owner = Owner([__file__, "--own", str(total)], "1,0")
     found = []
     for threads in (0, 8):
         agent = nixl_agent(f"prefill-{threads}", pool.address, total, threads)
@@ -258,20 +222,12 @@ def nixl_times(agent: Any, op: str, sides: list[Any], count: int) -> list[float]
     return times[1:]
 
 
+def beside(total: int) -> list[dict[str, Any]] | None:
+    """NIXL's rates, from a process of its own; None if it failed."""
+    return in_child([__file__, "--nixl", str(total)], "0,1")
+
+
 # ---- both --------------------------------------------------------------------------------------------------
-
-
-def in_child(words: list[str], gpus: str) -> list[dict[str, Any]] | None:
-    """What a measuring process printed last; None if it failed, with its words on our stderr."""
-    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus, "NIXL_LOG_LEVEL": "WARN"}
-    done = subprocess.run(
-        [sys.executable, __file__, *words], env=environ, stdout=subprocess.PIPE, text=True, check=False, timeout=400
-    )
-    if done.returncode:
-        print(f"{' '.join(words)} ended with {done.returncode}", file=sys.stderr)
-        return None
-    found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 def figures(rows: list[dict[str, Any]], nixl: list[dict[str, Any]], facts: dict[str, Any], n: int) -> list[dict]:
@@ -305,10 +261,11 @@ def main() -> None:
     parser.add_argument("--no-nixl", action="store_true")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results") / "p2p_cuda.json")
     options = parser.parse_args()
+    need_gpus(2)
     import cuda_bench as bench
 
     facts = bench.facts(f"python benchmarks/p2p_cuda.py --mib {options.mib} --rounds {options.rounds}")
-    rows = in_child(["--measure", str(options.mib << 20), str(options.rounds)], "0")
+    rows = in_child([__file__, "--measure", str(options.mib << 20), str(options.rounds)], "0")
     if rows is None:
         sys.exit(1)
     bench.save(options.output, figures(rows, [], facts, options.rounds))
@@ -318,7 +275,7 @@ def main() -> None:
         print(f"{row['block']:9,} {numbers}   {row['by_ctas']}", flush=True)
     if options.no_nixl:
         return
-    nixl = in_child(["--nixl", str(options.mib << 20)], "0,1")
+    nixl = beside(options.mib << 20)
     for found in nixl or []:
         print(f"NIXL {found}")
     bench.save(options.output, figures(rows, nixl or [], facts, options.rounds))

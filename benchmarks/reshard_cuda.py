@@ -300,6 +300,7 @@ def main() -> None:
                 "ours": speed[what],
                 "ceiling": speed["copy"],
                 "peer": None,
+                "target": 250.0,
                 "unit": "GB/s",
                 "ratio": round(speed[what] / speed["copy"], 3),
                 "n": options.rounds,

@@ -49,9 +49,11 @@ class NvlinkTransport(MappedDestination):
     checksum = Checksum.SUMS
     part_bytes = PART_BYTES
 
-    def __init__(self, key: bytes, ctas: int = CTAS) -> None:
+    def __init__(self, key: bytes, ctas: int = CTAS, *, sums: bool = True) -> None:
+        """Without `sums` nothing can be verified: only to measure what they cost."""
         del key  # the handle stands for it: it crosses the plane, which has proved the key
         self._ctas = ctas
+        self._sums = sums
         self._pool: DevicePool | None = None
         self._copier: Copier | None = None
         self._verifier: Copier | None = None
@@ -132,7 +134,7 @@ class NvlinkTransport(MappedDestination):
         span = check_span(pool.layout, layers)
         transfer = ThreadedTransfer(pairs, np.zeros((len(pairs), 2), np.uint64), deadline_s)
         way = walk_to(pool, peer.placement, layers)
-        push = Push(transfer, self._copier, pool, peer, span, way, after)
+        push = Push(transfer, self._copier, pool, peer, span, way, after, sums=self._sums)
         self._transfers.add(transfer)
         transfer.follow([self._line.add(push)] if len(pairs) else [])
         transfer.on_settled(lambda: self._transfers.discard(transfer))

@@ -42,6 +42,7 @@ class Push:
     way: Walk | None
     """Into blocks that are not like mine: what of them is written."""
     after: int | None
+    sums: bool = True
     _next: int = 0
     _started: deque[tuple[slice, Copy]] = field(default_factory=deque)
     _failure: Exception | None = None
@@ -83,8 +84,8 @@ class Push:
         try:
             while self._started and self._started[0][1].is_done():
                 part, copy = self._started.popleft()
-                assert copy.sums is not None
-                self.transfer.checksums[part] = copy.sums
+                if copy.sums is not None:
+                    self.transfer.checksums[part] = copy.sums
         except DeviceError as error:  # such a device writes nothing any more
             self._failure = self._failure or error
             self._started.clear()
@@ -121,9 +122,9 @@ class Push:
         remaining_s = max(self.transfer.remaining_s, 0.0)
         if self.way is not None:
             target = target._replace(stride=self.way.target_stride)
-            return self.copier.copy_slices(self.way, source, target, sums=True, deadline_s=remaining_s)
+            return self.copier.copy_slices(self.way, source, target, sums=self.sums, deadline_s=remaining_s)
         source, target = (side._replace(base=side.base + self.span.start) for side in (source, target))
-        return self.copier.copy(source, target, self.span.size, sums=True, deadline_s=remaining_s)
+        return self.copier.copy(source, target, self.span.size, sums=self.sums, deadline_s=remaining_s)
 
     def _see_source(self) -> None:
         """Note when `after` has passed."""

@@ -131,8 +131,9 @@ class Pushes:
         while self._transfers:
             await asyncio.wait(self._transfers)
         if not self.is_stopped and self.moved_bytes:
-            self._pace.observe(left, max(0.0, self._ended_at - asked_at))
-            self._telemetry.exposed(max(0.0, self._ended_at - max(self._ready)))
+            exposed_s = max(0.0, self._ended_at - asked_at)
+            self._pace.observe(left, exposed_s)
+            self._telemetry.exposed(exposed_s)
 
     # ---- inside -------------------------------------------------------------------------------------------
 

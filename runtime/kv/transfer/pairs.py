@@ -41,8 +41,8 @@ class BlockPairs:
             ("source", self.sources, "my pool", sources),
             ("destination", self.destinations, "a pool", destinations),
         ):
-            outside = blocks[(blocks < 0) | (blocks >= count)]
-            if outside.size:
+            if blocks.size and not 0 <= blocks.min() <= blocks.max() < count:
+                outside = blocks[(blocks < 0) | (blocks >= count)]
                 return f"{what} block {outside[0]} is outside {pool} of {count} blocks"
         named = np.zeros(destinations, np.bool_)
         named[self.destinations] = True
