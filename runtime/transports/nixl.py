@@ -25,25 +25,25 @@ from dynamoc.runtime.transports.transfer import Digest
 
 
 class NixlTransport(TcpTransport):
-    """Its agent is made on the interface of the plane once a probe has shown that the way works."""
+    """Its agent, if none is given, is made on the interface of the plane once a probe has shown that the way works."""
 
     name = "nixl"
     lane: type[Lane] = NixlLane
 
-    def __init__(self, key: bytes, digest: Digest = digest) -> None:
+    def __init__(self, key: bytes, digest: Digest = digest, agent: Agent | None = None) -> None:
         super().__init__(key, digest)
-        self._agent: Agent | None = None
-        self._stages: Stages | None = None
+        self.agent = agent
+        self._sending: Stages | None = None
+        self._receiving: Stages | None = None
         self._making = asyncio.Lock()
 
     async def prepare(self, host: str) -> None:
         """Try the way in a child process, which may hang; then make the agent. TransportError."""
         async with self._making:
-            if self._agent is None:
+            if self.agent is None:
                 interface = interface_towards(host)
                 await probe(interface)
-                self._agent = await asyncio.to_thread(Agent, secrets.token_hex(8), interface)
-                self._stages = Stages(self._agent)
+                self.agent = await asyncio.to_thread(Agent, secrets.token_hex(8), interface)
 
     async def start(self, host: str, port: int) -> int | None:
         """Listen for writers on exactly `host:port`; TransportError if NIXL does not work here."""
@@ -59,11 +59,20 @@ class NixlTransport(TcpTransport):
     def owner(self, listener: socket.socket) -> TcpOwner:
         """The listening end."""
         pool = self._registered()
-        assert self._agent is not None  # `start` made it
-        return TcpOwner(self._key, pool, listener, StagingOwner(self._agent, pool.layout.block_bytes).attach)
+        assert self.agent is not None  # `start` made it
+        self._receiving = Stages(self.agent)
+        staging = StagingOwner(self.agent, self._receiving, pool.layout.block_bytes)
+        return TcpOwner(self._key, pool, listener, staging.attach)
 
     def peer(self, offered: Metadata) -> TcpPeer:
         """The other end of a pool that was offered."""
-        assert self._agent is not None  # `connect` made it
-        assert self._stages is not None
-        return NixlPeer(self._key, offered, self._agent, self._stages)
+        assert self.agent is not None  # `connect` made it
+        self._sending = self._sending or Stages(self.agent)
+        return NixlPeer(self._key, offered, self.agent, self._sending)
+
+    async def close(self) -> None:
+        """As tcp does, then give the slots back."""
+        await super().close()
+        for stages in (self._sending, self._receiving):
+            if stages is not None:
+                stages.close()

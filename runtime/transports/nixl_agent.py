@@ -2,6 +2,9 @@
 
 It has no listener of its own, and its sockets are on the plane's interface alone; RDMA devices it may use all. A write
 that UCX has begun cannot be called back, and nobody says when a peer hangs: whoever posts one also gives it up in time.
+
+It has no thread of its own either: NIXL's never sleeps, and would keep a core busy in every worker. So UCX moves on
+only while somebody waits: at the writer for its write, at the owner for word of it.
 """
 
 from __future__ import annotations
@@ -13,15 +16,26 @@ import os
 import socket
 import struct
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamoc.runtime.transports.protocol import TransportError
 
 PACKAGES = ("nixl_cu13", "nixl_cu12")
+SPIN_S = 0.0002
+PAUSE_S = 0.0001
+"""A wait looks without pause as long as a slot within a host takes, then every `PAUSE_S`."""
 DEVICES = "UCX_NET_DEVICES"
 _SIOCGIFADDR = 0x8915
 _RDMA = Path("/sys/class/infiniband")
+
+
+class Registered(NamedTuple):
+    """Memory that others may write to; `described` is what they need to know for it."""
+
+    handle: Any
+    described: bytes
 
 
 class Agent:
@@ -34,21 +48,30 @@ class Agent:
         strict = api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT
         self.name = name
         try:
-            self._agent = api.nixl_agent(name, api.nixl_agent_config(backends=[], sync_mode=strict))
+            config = api.nixl_agent_config(enable_prog_thread=False, backends=[], sync_mode=strict)
+            self._agent = api.nixl_agent(name, config)
             self._agent.create_backend("UCX", {"ucx_error_handling_mode": "peer"})
         except Exception as error:
             raise TransportError(f"nixl cannot use UCX on {os.environ[DEVICES]}: {error}") from error
         self._connecting = threading.Lock()
+        self._kept: list[object] = []
 
-    def register(self, address: int, size: int, device: int | None = None) -> bytes:
-        """Let others write there; what they need to know for it. TransportError."""
-        kind = "DRAM" if device is None else "VRAM"
+    def register(self, address: int, size: int) -> Registered:
+        """Let others write to this memory of the host; TransportError."""
         try:
-            registered = self._agent.register_memory([(address, size, device or 0, "")], kind)
-            described: bytes = self._agent.get_partial_agent_metadata(registered, True, ["UCX"])
+            handle = self._agent.register_memory([(address, size, 0, "")], "DRAM")
+            described = self._agent.get_partial_agent_metadata(handle, True, ["UCX"])
         except Exception as error:
             raise TransportError(f"nixl cannot register {size} B: {error}") from error
-        return described
+        return Registered(handle, described)
+
+    def deregister(self, memory: Registered) -> None:
+        """The opposite. Nothing may be under way to this memory or from it."""
+        self._agent.deregister_memory(memory.handle)
+
+    def keep(self, memory: object) -> None:
+        """Let this live as long as the agent: something may still be under way there."""
+        self._kept.append(memory)
 
     def add(self, metadata: bytes) -> None:
         """Learn of memory of another agent; TransportError."""
@@ -57,6 +80,10 @@ class Agent:
                 self._agent.add_remote_agent(metadata)
         except Exception as error:
             raise TransportError(f"the peer's nixl metadata are not usable: {error}") from error
+
+    def progress(self) -> None:
+        """Let UCX do what writes of others need of this end: connecting, and taking bytes in where there is no RDMA."""
+        self._agent.get_new_notifs(["UCX"])  # there are none; this is NIXL's way to ask for it
 
     def write(self, source: int, size: int, peer: str, destination: int) -> Write:
         """Begin to write a run of registered host memory; TransportError."""
@@ -95,6 +122,14 @@ class Write:
         if self._handle is not None:
             handle, self._handle = self._handle, None
             self._agent.release_xfer_handle(handle)
+
+
+def pause(began: float) -> None:
+    """Between two looks of a wait that began then, by the monotonic clock."""
+    if time.monotonic() - began < SPIN_S:
+        os.sched_yield()
+    else:
+        time.sleep(PAUSE_S)
 
 
 def interface_towards(host: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 from collections.abc import Iterator
 
 from dynamoc.runtime.kv.transfer.checksums import unit_rows
+from dynamoc.runtime.kv.transfer.cuts import Cut
 from dynamoc.runtime.kv.transfer.pairs import Indices
-from dynamoc.runtime.kv.transfer.rows import Rows, put
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.nixl_agent import Agent
+from dynamoc.runtime.transports.nixl_agent import Agent, pause
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
@@ -27,26 +29,38 @@ from dynamoc.runtime.transports.protocol import TransportError
 class Staged:
     """Slots are filled behind the connection; over it comes only that they are."""
 
-    def __init__(self, stages: Stages, lease: int, stage: Stage) -> None:
+    def __init__(self, agent: Agent, stages: Stages, lease: int, stage: Stage) -> None:
+        self._agent = agent
         self._stages = stages
         self._lease = lease
         self._stage = stage
         self._turn = 0
 
-    def cut(self, count: int, row_bytes: int) -> Iterator[slice]:
+    def turns(self, count: int, row_bytes: int) -> Iterator[slice]:
         """As many blocks as a slot holds."""
         self._turn = 0
         step = slot_units(self._stage.slot_bytes, row_bytes) * unit_rows(row_bytes)
         return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
-    def fill(self, connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
+    def fill(self, connection: socket.socket, cut: Cut, blocks: Indices, check: wire.Check) -> None:
         """Once the slot is said to be full, empty it; then say so."""
         slot = self._turn % SLOTS
-        if wire.receive(connection, 1, check)[0] != slot:
-            raise TransportError("the writer filled another slot than its turn was")
-        put(rows, blocks, self._stage.rows(slot, blocks.size, rows))
+        self.await_slot(connection, slot, check)
+        cut.put(blocks, self._stage.rows(slot, blocks.size, cut.size))
         self._turn += 1
         wire.answer_ok(connection, check)
+
+    def await_slot(self, connection: socket.socket, slot: int, check: wire.Check) -> None:
+        """Until the writer says that this slot is full, doing meanwhile what its write needs of this end."""
+        said = select.poll()
+        said.register(connection, select.POLLIN)
+        began = time.monotonic()
+        while not said.poll(0):
+            check()
+            self._agent.progress()
+            pause(began)
+        if wire.receive(connection, 1, check)[0] != slot:
+            raise TransportError("the writer filled another slot than its turn was")
 
     def close(self, *, quiet: bool) -> None:
         """Give the stage back; what ended within a transfer may still be written to."""
@@ -56,9 +70,9 @@ class Staged:
 class StagingOwner:
     """Attaches connections of writers."""
 
-    def __init__(self, agent: Agent, block_bytes: int) -> None:
+    def __init__(self, agent: Agent, stages: Stages, block_bytes: int) -> None:
         self._agent = agent
-        self._stages = Stages(agent)
+        self._stages = stages
         self._slot_bytes = slot_bytes_for(block_bytes)
 
     def attach(self, connection: socket.socket, check: wire.Check) -> Staged:
@@ -69,11 +83,14 @@ class StagingOwner:
         except TransportError as error:
             wire.answer_refused(connection, str(error), check)
             raise
+        staged = Staged(self._agent, self._stages, lease, stage)
         try:
             wire.answer_ok(connection, check)
-            leased = Leased(lease, self._agent.name, stage.metadata, stage.address, stage.slot_bytes)
+            leased = Leased(lease, self._agent.name, stage.registered.described, stage.address, stage.slot_bytes)
             send_frame(connection, leased, check)
+            staged.await_slot(connection, 0, check)
+            wire.answer_ok(connection, check)
         except BaseException:
-            self._stages.give_back(lease, quiet=True)
+            staged.close(quiet=False)
             raise
-        return Staged(self._stages, lease, stage)
+        return staged

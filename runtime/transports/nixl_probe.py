@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from dynamoc.runtime.transports.nixl_agent import Agent
+from dynamoc.runtime.transports.nixl_agent import Agent, pause
 from dynamoc.runtime.transports.probe_child import ask_child
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -32,13 +32,14 @@ def why_not(interface: str, limit_s: float) -> str:
         addresses = [int(np.frombuffer(memory, np.uint8).ctypes.data) for memory in (source, target)]
         source[:] = secrets.token_bytes(mmap.PAGESIZE)
         writer.register(addresses[0], mmap.PAGESIZE)
-        writer.add(owner.register(addresses[1], mmap.PAGESIZE))
+        writer.add(owner.register(addresses[1], mmap.PAGESIZE).described)
         write = writer.write(addresses[0], mmap.PAGESIZE, owner.name, addresses[1])
-        until = time.monotonic() + limit_s
+        began = time.monotonic()
         while not write.is_done():
-            if time.monotonic() > until:
+            if time.monotonic() > began + limit_s:
                 return f"nothing arrives within {limit_s:g} s"
-            time.sleep(0.001)
+            owner.progress()
+            pause(began)
         return "" if source[:] == target[:] else "what was written is not what is there"
     except TransportError as error:
         return str(error)

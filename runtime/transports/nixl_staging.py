@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamoc.runtime.kv.transfer.checksums import unit_rows
-from dynamoc.runtime.kv.transfer.rows import Rows
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import Agent
 from dynamoc.runtime.transports.protocol import TransportError
@@ -55,17 +54,17 @@ class Stage:
     """`SLOTS` slots one after another."""
 
     def __init__(self, agent: Agent, slot_bytes: int) -> None:
+        """TransportError if it cannot be registered."""
         self.slot_bytes = slot_bytes
         self._memory = mmap.mmap(-1, SLOTS * slot_bytes)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
         self.address = int(self._bytes.ctypes.data)
-        self.metadata = agent.register(self.address, SLOTS * slot_bytes)
+        self.registered = agent.register(self.address, SLOTS * slot_bytes)
 
-    def rows(self, slot: int, count: int, like: Rows) -> Rows:
+    def rows(self, slot: int, count: int, row_bytes: int) -> NDArray[np.uint8]:
         """The beginning of a slot as so many rows."""
-        row_bytes = like.shape[1] * like.itemsize
         start = slot * self.slot_bytes
-        return self._bytes[start : start + count * row_bytes].view(like.dtype).reshape(count, -1)
+        return self._bytes[start : start + count * row_bytes].reshape(count, row_bytes)
 
 
 class Stages:
@@ -111,6 +110,15 @@ class Stages:
                 self._free.append(stage)
             else:
                 self._quarantine[lease] = stage
+
+    def close(self) -> None:
+        """All uses have ended. Stages that something may still be written to, or read from, live on with the agent."""
+        with self._lock:
+            for stage in self._free:
+                self._agent.deregister(stage.registered)
+            for stage in (*self._leased.values(), *self._quarantine.values()):
+                self._agent.keep(stage)
+            self._free, self._leased, self._quarantine = [], {}, {}
 
 
 def slot_bytes_for(block_bytes: int) -> int:

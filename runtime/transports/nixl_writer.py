@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
 from dynamoc.runtime.kv.transfer.checksums import unit_rows
 from dynamoc.runtime.kv.transfer.pairs import Indices
-from dynamoc.runtime.kv.transfer.rows import Rows, pick
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.nixl_agent import Agent, Write
+from dynamoc.runtime.transports.nixl_agent import PAUSE_S, Agent, Write, pause
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
@@ -27,9 +27,6 @@ from dynamoc.runtime.transports.nixl_staging import (
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.tcp_writer import Lane, Metadata, TcpPeer
 
-SPIN_S = 0.0002
-PAUSE_S = 0.0001
-"""A wait looks without pause as long as a slot within a host takes, then every `PAUSE_S`."""
 GRACE_S = 0.2
 """How long a write that was given up may take to end before its slots go to quarantine."""
 MAX_SLOT_BYTES = 1 << 30
@@ -59,10 +56,7 @@ class Link:
         began = time.monotonic()
         while self.under_way is not None and not self.under_way.is_done():
             check()
-            if time.monotonic() - began < SPIN_S:
-                os.sched_yield()
-            else:
-                time.sleep(PAUSE_S)
+            pause(began)
         self.under_way = None
 
     def is_quiet(self) -> bool:
@@ -100,7 +94,11 @@ class NixlPeer(TcpPeer):
             raise TransportError(f"the peer's slots have {there.slot_bytes} B")
         self._agent.add(there.metadata)
         lease, stage = self._stages.lease(there.slot_bytes)
-        self._links[connection] = Link(self._agent, lease, stage, there)
+        self._links[connection] = link = Link(self._agent, lease, stage, there)
+        # UCX connects when it is first used: now, so that a way that does not work is found before a prompt needs it.
+        link.write(0, 1)
+        _finish(connection, link, 0, check)
+        wire.accept_answer(connection, check)
 
     def end(self, connection: socket.socket) -> None:
         """Close it; its slots are free once what is under way has arrived."""
@@ -137,37 +135,38 @@ class NixlLane(Lane):
 
     __slots__ = ()
 
-    def _send(self, connection: socket.socket, rows: Rows, sources: Indices) -> None:
+    def _send(self, connection: socket.socket, sources: Indices) -> None:
         assert isinstance(self.peer, NixlPeer)
         link = self.peer.link(connection)
-        step = slot_units(link.stage.slot_bytes, self.span.size)
+        step = slot_units(link.stage.slot_bytes, self.cut.size)
         starts = range(0, len(self.units), step)
         for turn, start in enumerate(starts):
             if turn >= SLOTS:
                 wire.accept_answer(connection, self._check)  # the peer has emptied this slot
-            size = self._gather(link, turn % SLOTS, rows, sources, self.units[start : start + step], start)
-            self._finish(connection, link, turn - 1)
+            size = self._gather(link, turn % SLOTS, sources, self.units[start : start + step], start)
+            _finish(connection, link, turn - 1, self._check)
             self._check()
             link.write(turn % SLOTS, size)
-        self._finish(connection, link, len(starts) - 1)
+        _finish(connection, link, len(starts) - 1, self._check)
         for _ in range(min(SLOTS, len(starts))):
             wire.accept_answer(connection, self._check)
 
-    def _gather(self, link: Link, slot: int, rows: Rows, sources: Indices, units: range, first: int) -> int:
+    def _gather(self, link: Link, slot: int, sources: Indices, units: range, first: int) -> int:
         """Fill a slot with these units; how many bytes that are."""
-        step = unit_rows(self.span.size)
+        step = unit_rows(self.cut.size)
         blocks = sources[first * step : (first + len(units)) * step]
-        staged = link.stage.rows(slot, blocks.size, rows)
+        staged = link.stage.rows(slot, blocks.size, self.cut.size)
         for turn, unit in enumerate(units):
             self._check()
             part = slice(turn * step, (turn + 1) * step)
-            data = pick(rows, blocks[part])
+            data = self.cut.pick(blocks[part])
             self.transfer.checksums[unit] = self.digest(data)
-            staged[part] = data
+            staged[part] = data.view(np.uint8)
         return staged.nbytes
 
-    def _finish(self, connection: socket.socket, link: Link, turn: int) -> None:
-        """Wait for the write of a turn, and tell the peer."""
-        if turn >= 0:
-            link.wait(self._check)
-            wire.send_all(connection, bytes([turn % SLOTS]), self._check)
+
+def _finish(connection: socket.socket, link: Link, turn: int, check: wire.Check) -> None:
+    """Wait for the write of a turn, and tell the peer."""
+    if turn >= 0:
+        link.wait(check)
+        wire.send_all(connection, bytes([turn % SLOTS]), check)

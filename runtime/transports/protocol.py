@@ -8,7 +8,8 @@ The destination *expects* a write under a tag, and *revokes* the tag before it g
 Where bytes may be under way behind the writer's back (tcp), `revoke` is what makes the blocks safe; where the
 writer stores straight into the destination's memory (shm, nvlink), only the writer's word or its end does.
 
-A write may carry some layers of its blocks: the rest follows in further writes under the same tag.
+A write may carry some layers of its blocks: the rest follows in further writes under the same tag. Where the peer's
+pool has other heads of the model, it carries those that both have, into their places there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
@@ -130,10 +132,13 @@ class Transport(Protocol):
         """End what `expect` allowed. True: nothing writes under `tag` from now on. False: the writer must say so."""
         ...
 
-    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
+    async def mismatches(
+        self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
+    ) -> Indices:
         """Which of these blocks of my pool do not hold what was sent; `blocks` and `layers` are those of one write.
 
-        `checksums` are the writer's, words little-endian. All blocks if there are too few or too many of them.
+        `checksums` are the writer's, words little-endian; `heads` too, if they are not mine. All blocks if there are
+        too few checksums or too many of them. TransportError if a writer with these heads sends me nothing.
         """
         ...
 

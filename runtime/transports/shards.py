@@ -1,22 +1,16 @@
-"""Pools of ranks that hold other heads than mine: what of them a write carries, and its checks in host memory."""
+"""Pools of ranks that hold other heads than mine: what of their blocks a write carries, at either end."""
 
 from __future__ import annotations
-
-from collections import deque
 
 import numpy as np
 
 from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.pool import HostPool, Pool
-from dynamoc.runtime.kv.transfer.checksums import digest, units_of
-from dynamoc.runtime.kv.transfer.pairs import Indices
-from dynamoc.runtime.kv.transfer.slices import Bytes, gather_slices, scatter_slices
+from dynamoc.runtime.kv.transfer.cuts import Cut, HeadCut, RunCut
+from dynamoc.runtime.kv.transfer.rows import rows_of
 from dynamoc.runtime.kv.transfer.walk import Placement, Walk, walk
-from dynamoc.runtime.transports.process import Watched
 from dynamoc.runtime.transports.protocol import TransportError
-from dynamoc.runtime.transports.transfer import ThreadedTransfer
-
-Chunks = deque[list[tuple[int, slice]]]
+from dynamoc.runtime.transports.transfer import check_span
 
 
 def placement_of(pool: Pool) -> Placement:
@@ -49,6 +43,8 @@ def walk_from(pool: Pool, heads: Heads | None, layers: range | None) -> Walk | N
     if heads is None or heads == pool.heads:
         return None
     mine = placement_of(pool)
+    if heads.total != mine.held.total:
+        raise TransportError(f"a writer with {heads} has another model than mine: {mine.held}")
     common = range(max(heads.first, mine.held.first), min(heads.first + heads.count, mine.held.first + mine.held.count))
     try:
         return walk(mine, mine, layers, common)
@@ -56,31 +52,15 @@ def walk_from(pool: Pool, heads: Heads | None, layers: range | None) -> Walk | N
         raise TransportError(f"no writer with {heads} sends me anything: {error}") from error
 
 
-def copy_units(
-    transfer: ThreadedTransfer, way: Walk, source: Bytes, target: Bytes, peer: Watched, chunks: Chunks
-) -> int:
-    """One lane over host memory: take chunks of units until none is left; bytes moved."""
-    pairs, sums, moved = transfer.pairs, transfer.checksums, 0
-    while True:
-        transfer.check()
-        peer.check()
-        try:
-            chunk = chunks.popleft()
-        except IndexError:
-            return moved
-        for unit, part in chunk:
-            data = gather_slices(way, source, pairs.sources[part])
-            sums[unit] = digest(data)
-            scatter_slices(way, data, target, pairs.destinations[part])
-            moved += data.nbytes
+def cut_of(data: memoryview, layout: KvLayout, way: Walk | None, layers: range | None) -> Cut:
+    """What `way` goes through of the pool `data`, or these layers of each block; TransportError if it lacks them."""
+    span = check_span(layout, layers)
+    if way is None:
+        return RunCut(rows_of(data, layout.block_bytes, span))
+    return HeadCut(way, np.frombuffer(data, np.uint8))
 
 
-def mismatched(way: Walk, pool: HostPool, blocks: Indices, checksums: bytes) -> Indices:
-    """The blocks of the units whose slices are not what was sent; all, if there is not one checksum a unit."""
-    units = list(units_of(blocks.size, way.size))
-    if len(checksums) != 8 * len(units):
-        return blocks
-    data, expected = np.frombuffer(pool.data, np.uint8), np.frombuffer(checksums, "<u8").tolist()
-    checked = zip(units, expected, strict=True)
-    wrong = [blocks[unit] for unit, want in checked if digest(gather_slices(way, data, blocks[unit])) != want]
-    return np.concatenate(wrong) if wrong else blocks[:0]
+def cut_from(pool: HostPool, heads: Heads | None, layers: range | None) -> Cut:
+    """What of my blocks a writer with these heads fills; TransportError if nothing."""
+    check_span(pool.layout, layers)
+    return cut_of(pool.data, pool.layout, walk_from(pool, heads, layers), layers)

@@ -20,14 +20,14 @@ import numpy as np
 
 from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.pool import NONCE_BYTES, PAGE_BYTES, HostPool, Pool
-from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, unit_rows, units_of
+from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, unit_rows, units_of
+from dynamoc.runtime.kv.transfer.cuts import Cut, mismatches
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
-from dynamoc.runtime.kv.transfer.rows import Rows, pick, put, rows_of
 from dynamoc.runtime.kv.transfer.walk import Placement
 from dynamoc.runtime.transports.mapped import MappedDestination
 from dynamoc.runtime.transports.process import Process, Watched, check_same_host, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
-from dynamoc.runtime.transports.shards import copy_units, mismatched, offered_placement, walk_from, walk_to
+from dynamoc.runtime.transports.shards import cut_from, cut_of, offered_placement, walk_to
 from dynamoc.runtime.transports.transfer import (
     HOST_PART_BYTES,
     Digest,
@@ -137,19 +137,15 @@ class ShmTransport(MappedDestination):
         assert isinstance(peer, ShmPeer)
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)
-        span = check_span(pool.layout, layers)
+        check_span(pool.layout, layers)
         way = walk_to(pool, peer.placement, layers)
-        size = span.size if way is None else way.size
-        units = list(enumerate(units_of(len(pairs), size)))
-        step = max(1, CHUNK_BYTES // (size * unit_rows(size)))
+        source = cut_of(pool.data, pool.layout, way, layers)
+        target = cut_of(peer.data, peer.placement.layout, way, layers)
+        units = list(enumerate(units_of(len(pairs), source.size)))
+        step = max(1, CHUNK_BYTES // (source.size * unit_rows(source.size)))
         chunks = deque(units[start : start + step] for start in range(0, len(units), step))
         transfer = ThreadedTransfer(pairs, np.zeros(len(units), np.uint64), deadline_s)
-        if way is None:
-            source, target = (rows_of(data, pool.layout.block_bytes, span) for data in (pool.data, peer.data))
-            lane = functools.partial(_copy, transfer, source, peer, target, chunks, self._digest)
-        else:
-            mine, theirs = (np.frombuffer(data, np.uint8) for data in (pool.data, peer.data))
-            lane = functools.partial(copy_units, transfer, way, mine, theirs, peer, chunks)
+        lane = functools.partial(_copy, transfer, source, peer, target, chunks, self._digest)
         self._transfers.add(transfer)
         transfer.run(self._executor, [lane] * min(LANES, len(chunks)))
         transfer.on_settled(lambda: self._transfers.discard(transfer))
@@ -159,12 +155,7 @@ class ShmTransport(MappedDestination):
         self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
     ) -> Indices:
         """Hash what arrived; `heads` are the writer's, if they are not mine."""
-        pool = self._registered()
-        way = walk_from(pool, heads, layers)
-        if way is not None:
-            return await asyncio.to_thread(mismatched, way, pool, blocks, checksums)
-        rows = rows_of(pool.data, pool.layout.block_bytes, check_span(pool.layout, layers))
-        return await asyncio.to_thread(mismatches, rows, blocks, checksums)
+        return await asyncio.to_thread(mismatches, cut_from(self._registered(), heads, layers), blocks, checksums)
 
     async def close(self) -> None:
         """Cancel what runs, wait for the copying threads to stop."""
@@ -196,9 +187,9 @@ def _map_pool(offered: _Metadata) -> mmap.mmap:
 
 def _copy(
     transfer: ThreadedTransfer,
-    source: Rows,
+    source: Cut,
     peer: ShmPeer,
-    target: Rows,
+    target: Cut,
     chunks: deque[list[tuple[int, slice]]],
     digest: Digest,
 ) -> int:
@@ -212,7 +203,7 @@ def _copy(
         except IndexError:
             return moved
         for unit, part in chunk:
-            data = pick(source, pairs.sources[part])
+            data = source.pick(pairs.sources[part])
             sums[unit] = digest(data)
-            put(target, pairs.destinations[part], data)
+            target.put(pairs.destinations[part], data)
             moved += data.nbytes

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.pool import HostPool, Pool
-from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, mismatches, unit_rows
+from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, unit_rows
+from dynamoc.runtime.kv.transfer.cuts import mismatches
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
-from dynamoc.runtime.kv.transfer.rows import rows_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
+from dynamoc.runtime.transports.shards import cut_from, cut_of, walk_to
 from dynamoc.runtime.transports.tcp_owner import TcpOwner
 from dynamoc.runtime.transports.tcp_writer import STREAMS, Lane, Metadata, TcpPeer
 from dynamoc.runtime.transports.transfer import (
@@ -70,7 +72,7 @@ class TcpTransport:
         """Where writers connect, and which pool they will find."""
         pool = self._registered()
         host, port = self._listening().address
-        return msgspec.msgpack.encode(Metadata(host, port, pool.nonce, pool.blocks, pool.layout.block_bytes))
+        return msgspec.msgpack.encode(Metadata(host, port, pool.nonce, pool.blocks, pool.layout, pool.heads))
 
     async def connect(self, metadata: bytes, deadline_s: float) -> Peer:
         """Open the first data connection and prove both ends."""
@@ -102,14 +104,16 @@ class TcpTransport:
         assert isinstance(peer, TcpPeer)
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)
-        span = check_span(pool.layout, layers)
-        units = -(-len(pairs) // unit_rows(span.size))
+        check_span(pool.layout, layers)
+        cut = cut_of(pool.data, pool.layout, walk_to(pool, peer.placement, layers), layers)
+        units = -(-len(pairs) // unit_rows(cut.size))
         transfer = ThreadedTransfer(pairs, np.zeros(units, np.uint64), deadline_s)
-        count = min(STREAMS, units, 1 + len(pairs) * span.size // STREAM_BYTES)
+        count = min(STREAMS, units, 1 + len(pairs) * cut.size // STREAM_BYTES)
         bounds = [units * lane // count for lane in range(count + 1)] if count else [0]
         shares = [range(start, end) for start, end in itertools.pairwise(bounds)]
         self._transfers.add(transfer)
-        lanes = [self.lane(transfer, pool, peer, share, span, tag, self._digest) for share in shares]
+        named = range(pool.layout.layers) if layers is None else layers
+        lanes = [self.lane(transfer, peer, share, cut, named, pool.heads, tag, self._digest) for share in shares]
         transfer.run(peer.executor, lanes)
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
@@ -123,11 +127,11 @@ class TcpTransport:
         await self._listening().revoke(tag)
         return True
 
-    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None = None) -> Indices:
-        """Hash what arrived."""
-        pool = self._registered()
-        rows = rows_of(pool.data, pool.layout.block_bytes, check_span(pool.layout, layers))
-        return await asyncio.to_thread(mismatches, rows, blocks, checksums)
+    async def mismatches(
+        self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
+    ) -> Indices:
+        """Hash what arrived; `heads` are the writer's, if they are not mine."""
+        return await asyncio.to_thread(mismatches, cut_from(self._registered(), heads, layers), blocks, checksums)
 
     def writer(self) -> bytes:
         """Not needed: revoking is enough."""
@@ -159,14 +163,12 @@ class TcpTransport:
         return TcpPeer(self._key, offered)
 
     def offered(self, metadata: bytes) -> Metadata:
-        """What a peer offers; TransportError if it is none, or blocks of another size."""
+        """What a peer offers; TransportError if it is none, or a pool with nothing in common with mine."""
         try:
             offered = msgspec.msgpack.decode(metadata, type=Metadata)
         except msgspec.MsgspecError as error:
             raise TransportError(f"these are not {self.name} metadata: {error}") from error
-        mine = self._registered().layout.block_bytes
-        if offered.block_bytes != mine:
-            raise TransportError(f"the peer's blocks have {offered.block_bytes} bytes, mine {mine}")
+        walk_to(self._registered(), offered.placement)
         return offered
 
     def _registered(self) -> HostPool:

@@ -16,16 +16,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamoc.runtime.kv.layout import Span
+from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.checksums import units_of
+from dynamoc.runtime.kv.transfer.cuts import Cut
 from dynamoc.runtime.kv.transfer.pairs import Indices, indices_of
-from dynamoc.runtime.kv.transfer.rows import Rows, bytes_of, in_place, put, rows_of
+from dynamoc.runtime.kv.transfer.rows import bytes_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import TransportError
+from dynamoc.runtime.transports.shards import cut_from
 
 MAX_CONNECTIONS = 256
-GREETING_LIMIT_S = 5.0
+GREETING_LIMIT_S = 30.0
 
 _log = logging.getLogger("dynamoc.transports.tcp")
 
@@ -41,11 +43,11 @@ class _Grant:
 class Receiver(Protocol):
     """How the bytes of a transfer come in, once its blocks are announced."""
 
-    def cut(self, count: int, row_bytes: int) -> Iterator[slice]:
-        """The blocks that come together, in order; between two of them the owner asks whether it still wants more."""
+    def turns(self, count: int, row_bytes: int) -> Iterator[slice]:
+        """The blocks that come together, in order; between two turns the owner asks whether it still wants more."""
         ...
 
-    def fill(self, connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
+    def fill(self, connection: socket.socket, cut: Cut, blocks: Indices, check: wire.Check) -> None:
         """Put the next of them where they belong; TransportError or OSError."""
         ...
 
@@ -57,17 +59,17 @@ class Receiver(Protocol):
 class Stream:
     """They come over the connection itself."""
 
-    def cut(self, count: int, row_bytes: int) -> Iterator[slice]:
+    def turns(self, count: int, row_bytes: int) -> Iterator[slice]:
         """One unit after another."""
         return units_of(count, row_bytes)
 
-    def fill(self, connection: socket.socket, rows: Rows, blocks: Indices, check: wire.Check) -> None:
+    def fill(self, connection: socket.socket, cut: Cut, blocks: Indices, check: wire.Check) -> None:
         """Receive into the blocks; by way of a buffer, if they are not one run of bytes."""
-        run = in_place(rows, blocks)
-        data = np.empty((blocks.size, rows.shape[1]), rows.dtype) if run is None else run
+        run = cut.in_place(blocks)
+        data = np.empty((blocks.size, cut.size), np.uint8) if run is None else run
         wire.receive_into(connection, bytes_of(data), check)
         if run is None:
-            put(rows, blocks, data)
+            cut.put(blocks, data)
 
     def close(self, *, quiet: bool) -> None:
         """Nothing is left."""
@@ -175,35 +177,36 @@ class TcpOwner:
 
     def _take(self, connection: socket.socket, header: bytes, receiver: Receiver) -> None:
         """One transfer, from its header to its last answer."""
-        tag, count, block_bytes, start, size, seconds = wire.HEADER.unpack(header)
-        span = Span(start, size)
-        in_time = wire.until(time.monotonic() + seconds, f"transfer {tag}")
+        said = wire.Header(*wire.HEADER.unpack(header))
+        in_time = wire.until(time.monotonic() + said.seconds_left, f"transfer {said.tag}")
         ended: Future[None] = Future()
         ended.set_running_or_notify_cancel()
         try:
-            self._check_fits(count, block_bytes, span)
-            blocks = np.frombuffer(wire.receive(connection, 4 * count, in_time), "<u4").astype(np.int64)
-            self._enter(tag, blocks, connection, ended)
+            cut = self._cut(said)
+            blocks = np.frombuffer(wire.receive(connection, 4 * said.blocks, in_time), "<u4").astype(np.int64)
+            self._enter(said.tag, blocks, connection, ended)
         except TransportError as error:
             with contextlib.suppress(OSError):
                 wire.answer_refused(connection, str(error), in_time)
             raise
         try:
             wire.answer_ok(connection, in_time)
-            rows = rows_of(self._pool.data, block_bytes, span)
-            for part in receiver.cut(count, size):
-                # Asked before each part: whoever revokes waits for the one that is being filled.
+            for part in receiver.turns(said.blocks, said.row_bytes):
+                # Asked before each turn: whoever revokes waits for the one that is being filled.
                 in_time()
-                self._check_granted(tag)
-                receiver.fill(connection, rows, blocks[part], in_time)
+                self._check_granted(said.tag)
+                receiver.fill(connection, cut, blocks[part], in_time)
         finally:
-            self._leave(tag, connection, ended)
+            self._leave(said.tag, connection, ended)
         wire.answer_ok(connection, in_time)
 
-    def _check_fits(self, count: int, block_bytes: int, span: Span) -> None:
-        mine = self._pool.layout.block_bytes
-        if count > self._pool.blocks or block_bytes != mine or not span.size or span.end > mine:
-            raise TransportError(f"{count} blocks of {block_bytes} bytes do not fit my pool")
+    def _cut(self, said: wire.Header) -> Cut:
+        """Where in my blocks it belongs; TransportError if nowhere."""
+        heads = Heads(said.first_head, said.heads, said.all_heads)
+        cut = cut_from(self._pool, heads, range(said.first_layer, said.end_layer))
+        if said.blocks > self._pool.blocks or said.row_bytes != cut.size:
+            raise TransportError(f"{said.row_bytes} bytes of each of {said.blocks} blocks do not fit my pool")
+        return cut
 
     def _enter(self, tag: int, blocks: Indices, connection: socket.socket, ended: Future[None]) -> None:
         with self._lock:

@@ -12,11 +12,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dynamoc.runtime.transports.protocol import TransportError
 
-HEADER = struct.Struct("<QIIIId")
-"""tag, number of blocks, bytes of a block, first byte and bytes of each that are sent, seconds left."""
+HEADER = struct.Struct("<QIIIIIIId")
 MAX_REASON_BYTES = 1024
 POLL_S = 0.05
 """How long a blocked send or receive may go without asking whether it should go on."""
@@ -28,6 +28,20 @@ _OK, _REFUSED = b"\x00", b"\x01"
 
 Check = Callable[[], None]
 """Raises when the caller must not wait any longer."""
+
+
+class Header(NamedTuple):
+    """What is sent: `row_bytes` of each of so many blocks, which are some layers of the heads that the writer has."""
+
+    tag: int
+    blocks: int
+    row_bytes: int
+    first_layer: int
+    end_layer: int
+    first_head: int
+    heads: int
+    all_heads: int
+    seconds_left: float
 
 
 def until(deadline: float, what: str) -> Check:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dynamoc.runtime.kv.layout import Span
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.transfer.checksums import unit_rows
+from dynamoc.runtime.kv.transfer.cuts import Cut
 from dynamoc.runtime.kv.transfer.pairs import Indices
-from dynamoc.runtime.kv.transfer.rows import Rows, bytes_of, pick, rows_of
+from dynamoc.runtime.kv.transfer.rows import bytes_of
+from dynamoc.runtime.kv.transfer.walk import Placement
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Outcome, TransportError
+from dynamoc.runtime.transports.shards import offered_placement
 from dynamoc.runtime.transports.transfer import Digest, Stopped, ThreadedTransfer
 
 STREAMS = 2
@@ -30,7 +32,13 @@ class Metadata(msgspec.Struct, frozen=True, array_like=True):
     port: int
     nonce: bytes
     blocks: int
-    block_bytes: int
+    layout: KvLayout
+    heads: Heads
+
+    @property
+    def placement(self) -> Placement:
+        """Its blocks; TransportError if they cannot be."""
+        return offered_placement(self.layout, self.heads, self.blocks)
 
 
 class TcpPeer:
@@ -38,6 +46,7 @@ class TcpPeer:
 
     def __init__(self, key: bytes, offered: Metadata) -> None:
         self.blocks = offered.blocks
+        self.placement = offered.placement
         self.executor = ThreadPoolExecutor(STREAMS, thread_name_prefix="kv-send")
         self._key = key
         self._offered = offered
@@ -95,13 +104,14 @@ class TcpPeer:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Units of a transfer, sent over one connection: the bytes `span` of each of their blocks."""
+    """Units of a transfer, sent over one connection: of each of their blocks, `cut` of these layers and my `heads`."""
 
     transfer: ThreadedTransfer
-    pool: HostPool
     peer: TcpPeer
     units: range
-    span: Span
+    cut: Cut
+    layers: range
+    heads: Heads
     tag: int
     digest: Digest
 
@@ -126,24 +136,26 @@ class Lane:
         self.peer.check()
 
     def _stream(self, connection: socket.socket) -> int:
-        transfer, check, block_bytes = self.transfer, self._check, self.pool.layout.block_bytes
-        step = unit_rows(self.span.size)
+        transfer, check, row_bytes = self.transfer, self._check, self.cut.size
+        step = unit_rows(row_bytes)
         part = slice(self.units.start * step, self.units.stop * step)
         sources, destinations = transfer.pairs.sources[part], transfer.pairs.destinations[part]
+        layers = (self.layers.start, self.layers.stop)
+        heads = (self.heads.first, self.heads.count, self.heads.total)
         left_s = max(transfer.remaining_s, 0.0)
-        header = wire.HEADER.pack(self.tag, sources.size, block_bytes, *self.span, left_s)
+        header = wire.HEADER.pack(*wire.Header(self.tag, sources.size, row_bytes, *layers, *heads, left_s))
         wire.send_all(connection, header + destinations.astype("<u4").tobytes(), check)
         wire.accept_answer(connection, check)
-        self._send(connection, rows_of(self.pool.data, block_bytes, self.span), sources)
+        self._send(connection, sources)
         wire.accept_answer(connection, check)
-        return sources.size * self.span.size
+        return sources.size * row_bytes
 
-    def _send(self, connection: socket.socket, rows: Rows, sources: Indices) -> None:
+    def _send(self, connection: socket.socket, sources: Indices) -> None:
         """The bytes of these blocks, with their checksums."""
-        step = unit_rows(self.span.size)
+        step = unit_rows(self.cut.size)
         for turn, unit in enumerate(self.units):
             self._check()
-            data = pick(rows, sources[turn * step : (turn + 1) * step])
+            data = self.cut.pick(sources[turn * step : (turn + 1) * step])
             self.transfer.checksums[unit] = self.digest(data)
             wire.send_all(connection, bytes_of(data), self._check)
 

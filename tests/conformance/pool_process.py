@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,14 +21,47 @@ from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, require_devic
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.checksums import digest
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
-from dynamoc.runtime.transports.nixl_agent import PACKAGES
+from dynamoc.runtime.kv.transfer.rows import Rows
+from dynamoc.runtime.transports.nixl import NixlTransport
+from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
-from dynamoc.runtime.transports.registry import make_transport
+from dynamoc.runtime.transports.shm import ShmTransport
+from dynamoc.runtime.transports.tcp import TcpTransport
 
 KEY = b"the key of this run"
+LIMIT_S = 30.0
+"""For what takes no time, unless the machine is busy with something else."""
 TestedPool = HostPool | DevicePool
+
+
+class Gate:
+    """The checksum of a unit, which takes its time while the gate is shut: so a transfer can be met half way."""
+
+    FREE = 20
+    """Units of `LONG_BLOCK` that pass at once: more than fill the first slots of nixl."""
+    PACE_S = 1.0
+
+    def __init__(self) -> None:
+        self.half_way = threading.Event()
+        self._is_open = threading.Event()
+        self._is_open.set()
+
+    def shut(self) -> None:
+        self._passed = itertools.count(1)
+        self.half_way.clear()
+        self._is_open.clear()
+
+    def open(self) -> None:
+        self._is_open.set()
+
+    def __call__(self, data: Rows) -> int:
+        if not self._is_open.is_set() and next(self._passed) > self.FREE:
+            self.half_way.set()
+            self._is_open.wait(self.PACE_S)
+        return digest(data)
 
 
 def layout_of(block_bytes: int, layers: int = 1) -> KvLayout:
@@ -51,9 +86,28 @@ def make_pool(transport: str, layout: KvLayout, blocks: int, device: int) -> Tes
     return DevicePool(layout, blocks, device) if transport == "nvlink" else HostPool(layout, blocks)
 
 
-def make_slow(transport: str) -> Transport:
-    """The transport; one that would be done before a test could disturb it gets a small share of the device."""
-    return NvlinkTransport(KEY, ctas=1) if transport == "nvlink" else make_transport(transport, KEY)
+class Maker:
+    """Makes transports; all of nixl share one agent, since making one takes longer than most tests."""
+
+    def __init__(self) -> None:
+        self._agent: Agent | None = None
+
+    async def start(self, name: str, pool: TestedPool, gate: Gate) -> Transport:
+        """A transport over this pool that listens; one without a gate gets a small share of the device."""
+        made: Transport
+        if name == "nixl":
+            made = nixl = NixlTransport(KEY, gate, self._agent)
+        elif name == "nvlink":
+            made = NvlinkTransport(KEY, ctas=1)
+        elif name == "tcp":
+            made = TcpTransport(KEY, gate)
+        else:
+            made = ShmTransport(KEY, gate)
+        made.register(pool)
+        await made.start("127.0.0.1", 0)
+        if name == "nixl":
+            self._agent = nixl.agent
+        return made
 
 
 def read(pool: TestedPool) -> np.ndarray:
@@ -99,49 +153,75 @@ def digests(pool: TestedPool, blocks: Sequence[int] | Indices) -> list[int]:
 class PoolProcess:
     """The tests' handle on such a process. Used from one coroutine at a time."""
 
-    def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int = 0, layers: int = 1) -> None:
-        words = [sys.executable, __file__, transport, *map(str, (block_bytes, blocks, seed, layers))]
+    def __init__(self) -> None:
+        words = [sys.executable, __file__]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        first = self._answer()
-        self.metadata = bytes.fromhex(first["metadata"])
-        self.writer = bytes.fromhex(first["writer"])
+        self._unanswered = 0
+        self.was_signalled = False
+        self.metadata = self.writer = b""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another test may have it."""
+        return not self.was_signalled and not self._unanswered and self._process.poll() is None
+
+    def open(self, transport: str, block_bytes: int, blocks: int, seed: int = 0, layers: int = 1) -> None:
+        """Have a pool and a transport over it, instead of those before."""
+        numbers = {"block_bytes": block_bytes, "blocks": blocks, "seed": seed, "layers": layers}
+        opened = self.ask("open", transport=transport, **numbers)
+        self.metadata = bytes.fromhex(opened["metadata"])
+        self.writer = bytes.fromhex(opened["writer"])
 
     def tell(self, do: str, **fields: Any) -> None:
         assert self._process.stdin is not None
+        self._unanswered += 1
         self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
         self._process.stdin.flush()
 
     def ask(self, do: str, **fields: Any) -> Any:
         self.tell(do, **fields)
-        return self._answer()["result"]
-
-    def send_signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-        if number is signal.SIGKILL:
-            self._process.wait(10)
-
-    def end(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
-        self._process.kill()
-        self._process.wait(10)
-
-    def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the process ended"
-        return json.loads(line)
+        self._unanswered -= 1
+        return json.loads(line)["result"]
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.was_signalled = True
+        self._process.send_signal(number)
+        if number is signal.SIGKILL:
+            self._process.wait(LIMIT_S)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait(LIMIT_S)
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            try:
+                stream.close()
+            except BrokenPipeError:  # what was not flushed to a process that has been killed
+                continue
 
 
 class _End:
-    def __init__(self, transport: str, block_bytes: int, blocks: int, seed: int, layers: int) -> None:
+    def __init__(self) -> None:
+        self._maker = Maker()
+        self._gate = Gate()
+        self.pool: TestedPool
+        self.transport: Transport
+        self.peer: Peer | None = None
+
+    async def open(self, transport: str, block_bytes: int, blocks: int, seed: int, layers: int) -> dict[str, str]:
         device = require_devices() - 1 if transport == "nvlink" else 0
         self.pool = make_pool(transport, layout_of(block_bytes, layers), blocks, device)
         fill(self.pool, seed)
-        self.transport = make_slow(transport)
-        self.transport.register(self.pool)
-        self.peer: Peer | None = None
+        self._gate.open()
+        self.transport = await self._maker.start(transport, self.pool, self._gate)
+        return {"metadata": self.transport.metadata().hex(), "writer": self.transport.writer().hex()}
+
+    async def close(self) -> None:
+        await self.transport.close()
+        self.pool.close()
 
     async def expect(self, tag: int, blocks: list[int]) -> None:
         self.transport.expect(tag, blocks)
@@ -155,9 +235,12 @@ class _End:
     async def digests(self, blocks: list[int]) -> list[int]:
         return digests(self.pool, blocks)
 
+    async def shut(self) -> None:
+        self._gate.shut()
+
     async def connect(self, metadata: str) -> str:
         try:
-            self.peer = await self.transport.connect(bytes.fromhex(metadata), 5)
+            self.peer = await self.transport.connect(bytes.fromhex(metadata), LIMIT_S)
         except TransportError as error:
             return str(error)
         return ""
@@ -172,10 +255,8 @@ class _End:
         return {**facts, "checksums": done.checksums.tobytes().hex()}
 
 
-async def _main(transport: str, *numbers: str) -> None:
-    end = _End(transport, *map(int, numbers))
-    await end.transport.start("127.0.0.1", 0)
-    print(json.dumps({"metadata": end.transport.metadata().hex(), "writer": end.transport.writer().hex()}), flush=True)
+async def _main() -> None:
+    end = _End()
     while line := await asyncio.to_thread(sys.stdin.readline):
         fields = json.loads(line)
         result = await getattr(end, fields.pop("do"))(**fields)
@@ -184,4 +265,4 @@ async def _main(transport: str, *numbers: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    asyncio.run(_main())

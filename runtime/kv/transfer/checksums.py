@@ -12,8 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dynamoc.runtime.kv.transfer.pairs import Indices
-from dynamoc.runtime.kv.transfer.rows import Rows, pick
+from dynamoc.runtime.kv.transfer.rows import Rows
 
 UNIT_BYTES = 512 * 1024
 LONG_ROW_BYTES = 64 * 1024
@@ -46,16 +45,3 @@ def unit_rows(row_bytes: int) -> int:
 def digest(data: Rows) -> int:
     """Of the bytes of one unit."""
     return xxhash.xxh3_64_intdigest(data.data)
-
-
-def mismatches(rows: Rows, blocks: Indices, checksums: bytes) -> Indices:
-    """The blocks of the units whose bytes are not what was sent; all blocks, if there is not one checksum a unit.
-
-    Made for a thread: copying and hashing release the interpreter's lock.
-    """
-    units = list(units_of(blocks.size, rows.shape[1] * rows.itemsize))
-    if len(checksums) != 8 * len(units):
-        return blocks
-    expected = np.frombuffer(checksums, "<u8").tolist()
-    wrong = [blocks[u] for u, want in zip(units, expected, strict=True) if digest(pick(rows, blocks[u])) != want]
-    return np.concatenate(wrong) if wrong else blocks[:0]

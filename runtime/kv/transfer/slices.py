@@ -32,17 +32,14 @@ def slice_of(walk: Walk, source: Bytes, block: int) -> Bytes:
 
 def gather_slices(walk: Walk, source: Bytes, blocks: Indices) -> Bytes:
     """[blocks, bytes]: the slice of each block, in the order of the walk."""
-    gathered = np.empty((blocks.size, walk.size), np.uint8)
-    for row, block in enumerate(blocks.tolist()):
-        gathered[row] = slice_of(walk, source, block)
-    return gathered
+    gathered: Bytes = _views(source, walk.source, walk.source_stride, walk, 1)[blocks]
+    return gathered.reshape(blocks.size, walk.size)
 
 
 def scatter_slices(walk: Walk, data: Bytes, target: Bytes, blocks: Indices) -> None:
     """Put what was gathered into the slices of these blocks."""
-    shape = (*(step.times for step in walk.steps[::-1]), walk.run_bytes)
-    for row, block in enumerate(blocks.tolist()):
-        np.copyto(_view(target, walk.target + block * walk.target_stride, walk, 2), data[row].reshape(shape))
+    slices = _views(target, walk.target, walk.target_stride, walk, 2)
+    slices[blocks] = data.reshape(blocks.size, *slices.shape[1:])
 
 
 def sum_slices(walk: Walk, source: Bytes, sources: Indices) -> Table:
@@ -64,12 +61,23 @@ def _places(walk: Walk) -> NDArray[np.uint64]:
     return places.reshape(-1)
 
 
+def _views(data: Bytes, start: int, stride: int, walk: Walk, side: int) -> Bytes:
+    """[block, outermost step, …, run]: the slices of all blocks where they lie; indexing refuses what is outside."""
+    first = _view(data, start, walk, side)
+    blocks = (data.size - start - _reach(walk, side)) // stride + 1
+    return as_strided(first, (blocks, *first.shape), (stride, *first.strides))
+
+
 def _view(data: Bytes, start: int, walk: Walk, side: int) -> Bytes:
     """[outermost step, …, run]: the slice where it lies."""
     steps = walk.steps[::-1]
     shape = (*(step.times for step in steps), walk.run_bytes)
     strides = (*(step[side] for step in steps), 1)
-    reach = start + sum((step.times - 1) * step[side] for step in steps) + walk.run_bytes
-    if start < 0 or reach > data.size:
-        raise ValueError(f"a slice ends at byte {reach} of a pool of {data.size}")
+    if start < 0 or start + _reach(walk, side) > data.size:
+        raise ValueError(f"a slice ends at byte {start + _reach(walk, side)} of a pool of {data.size}")
     return as_strided(data[start:], shape, strides)
+
+
+def _reach(walk: Walk, side: int) -> int:
+    """From the first byte of a slice to behind its last."""
+    return sum((step.times - 1) * step[side] for step in walk.steps) + walk.run_bytes

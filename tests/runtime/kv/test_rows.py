@@ -8,7 +8,8 @@ import xxhash
 
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
-from dynamoc.runtime.kv.transfer.checksums import UNIT_BYTES, digest, mismatches, unit_rows, units_of
+from dynamoc.runtime.kv.transfer.checksums import UNIT_BYTES, digest, unit_rows, units_of
+from dynamoc.runtime.kv.transfer.cuts import RunCut, mismatches
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, indices_of
 from dynamoc.runtime.kv.transfer.rows import bytes_of, in_place, pick, put, rows_of
 
@@ -67,16 +68,16 @@ def test_units_cover_all_pairs_once(count: int, row_bytes: int, units: int) -> N
 
 def test_a_unit_s_checksum_is_of_its_bytes_one_after_another_and_finds_every_flipped_bit() -> None:
     pool, blocks = filled(8), indices_of([5, 0, 6])
-    rows = rows_of(pool.data, LAYOUT.block_bytes, LAYOUT.span(None))
+    cut = RunCut(rows_of(pool.data, LAYOUT.block_bytes, LAYOUT.span(None)))
     want = xxhash.xxh3_64_intdigest(b"".join(bytes(pool.block(block)) for block in blocks))
     sent = want.to_bytes(8, "little")
 
-    assert digest(pick(rows, blocks)) == want
-    assert mismatches(rows, blocks, sent).size == 0
-    assert mismatches(rows, blocks, sent[:7]).tolist() == blocks.tolist()
+    assert digest(cut.pick(blocks)) == want
+    assert mismatches(cut, blocks, sent).size == 0
+    assert mismatches(cut, blocks, sent[:7]).tolist() == blocks.tolist()
     for bit in range(8 * LAYOUT.block_bytes):
         pool.block(0)[bit // 8] ^= 1 << bit % 8
-        assert mismatches(rows, blocks, sent).tolist() == blocks.tolist()
+        assert mismatches(cut, blocks, sent).tolist() == blocks.tolist()
         pool.block(0)[bit // 8] ^= 1 << bit % 8
 
 

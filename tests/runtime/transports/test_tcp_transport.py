@@ -19,8 +19,11 @@ BLOCK = 4096
 HOST = "127.0.0.1"
 
 
-def announce(tag: int, count: int, *, block_bytes: int = BLOCK, size: int = BLOCK) -> bytes:
-    return wire.HEADER.pack(tag, count, block_bytes, 0, size, 30.0)
+def announce(tag: int, count: int, **fields: int) -> bytes:
+    said = wire.Header(
+        tag, count, BLOCK, first_layer=0, end_layer=1, first_head=0, heads=1, all_heads=1, seconds_left=30.0
+    )
+    return wire.HEADER.pack(*said._replace(**fields))
 
 
 def end(key: bytes = KEY, blocks: int = 16) -> tuple[TcpTransport, HostPool]:
@@ -132,9 +135,13 @@ def go_on_sending(connection: socket.socket) -> None:
     ("header", "reason"),
     [
         (announce(5, 1000), "do not fit my pool"),
-        (announce(5, 1, size=BLOCK + 1), "do not fit my pool"),
-        (announce(5, 1, size=0), "do not fit my pool"),
-        (announce(5, 1, block_bytes=64), "do not fit my pool"),
+        (announce(5, 1, row_bytes=BLOCK + 1), "do not fit my pool"),
+        (announce(5, 1, row_bytes=0), "do not fit my pool"),
+        (announce(5, 1, end_layer=2), "are no layers of 1"),
+        (announce(5, 1, first_layer=1), "are no layers of 1"),
+        (announce(5, 1, heads=2, all_heads=2), "another model"),
+        (announce(5, 1, heads=0), "sends me anything"),
+        (announce(5, 1, first_head=1), "sends me anything"),
         (announce(6, 1) + bytes(4), "transfer 6 is not expected"),
         (announce(5, 1) + (4).to_bytes(4, "little"), "names blocks that are not expected"),
         (announce(5, 2) + (3).to_bytes(4, "little") * 2, "names blocks that are not expected"),
