@@ -16,8 +16,8 @@ from dynamoc.compiler.rendering import to_yaml
 from dynamoc.compiler.source import read_source
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.tiers.lift import load_path
 from dynamoc.runtime.kv.tiers.offload import TO_HOST, spill_path
-from dynamoc.runtime.kv.tiers.onboard import load_path
 from dynamoc.runtime.kv.transfer.matrix import MATRIX, Memory, Moves, Refused
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.registry import TRANSPORTS, make_transport
@@ -78,7 +78,8 @@ def test_ways_between_tiers_are_those_that_the_metrics_name() -> None:
         assert ways(g1, Memory.PINNED) == (TO_HOST.via,)
         assert ways(Memory.PINNED, g1) == (load_path(SimpleNamespace(name="G2"), via_host=True).via,)  # type: ignore[arg-type]
         for memory, tier in tiers.items():
-            assert ways(g1, memory) == (spill_path(tier, "G1").via,)
+            lent = (False,) if g1 is Memory.SYSTEM else ()
+            assert ways(g1, memory) == tuple(spill_path(tier, "G1", bounced=bounce).via for bounce in (*lent, True))
             assert ways(memory, g1) == tuple(load_path(tier, via_host=host).via for host in (True, False))
     for memory, tier in tiers.items():
         assert ways(Memory.PINNED, memory) == (spill_path(tier, "G2").via,)
