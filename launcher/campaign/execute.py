@@ -40,7 +40,10 @@ class Campaigner:
         cache: ResultCache | None,
         tick: Callable[[], None],
         stopping: threading.Event,
+        *,
+        retries_failed: bool = False,
     ) -> None:
+        self._retries_failed = retries_failed
         self._stopping = stopping
         self._state = state
         self._executor = executor
@@ -85,16 +88,23 @@ class Campaigner:
         """Attempts at one deployment until nothing is left to measure on it, or no attempt is left."""
         slot = self._slots.get()
         try:
-            self._reuse(deployment)
-            while self._state.pending(deployment) and (self._has_open(deployment) or self._why_not() is None):
-                failure = self._attempt(deployment, slot)
-                if failure is not None and not (failure.passes and self._state.may_retry(deployment)):
-                    self._give_up(deployment, failure)
-                    return
+            if self._has_open(deployment):
+                self._finish(deployment, slot)  # before anything is reopened: a run keeps what came of its own loads
+            if self._retries_failed and self._why_not() is None:
+                self._state.reopen(deployment)
+            self._finish(deployment, slot)
         except CancelledError:
             return
         finally:
             self._slots.put(slot)
+
+    def _finish(self, deployment: StoredDeployment, slot: int) -> None:
+        self._reuse(deployment)
+        while self._state.pending(deployment) and (self._has_open(deployment) or self._why_not() is None):
+            failure = self._attempt(deployment, slot)
+            if failure is not None and not (failure.passes and self._state.may_retry(deployment)):
+                self._give_up(deployment, failure)
+                return
 
     def _has_open(self, deployment: StoredDeployment) -> bool:
         return self._state.open_attempt(deployment) is not None

@@ -18,7 +18,9 @@ from dynamoc.launcher.campaign.status import Status, StatusWriter
 from dynamoc.launcher.campaign.store import CACHE, CANCEL, Store
 
 
-def run_campaign(store: Store, console: Console, show: Callable[[Status], None]) -> tuple[Ended, Status]:
+def run_campaign(
+    store: Store, console: Console, show: Callable[[Status], None], *, retries_failed: bool = False
+) -> tuple[Ended, Status]:
     """Why it ended, and how far it is then. CampaignError, LinesError, OwnedError."""
     stopping = threading.Event()
     with owned(store.folder) as before:
@@ -34,7 +36,8 @@ def run_campaign(store: Store, console: Console, show: Callable[[Status], None])
                 show(status)
 
         cache = ResultCache(store.folder.parent / CACHE) if state.settings.target != SIMULATED else None
-        campaigner = Campaigner(state, _executor(store, state, stopping), cache, tick, stopping)
+        executor = _executor(store, state, stopping)
+        campaigner = Campaigner(state, executor, cache, tick, stopping, retries_failed=retries_failed)
         state.spend_time("opened")
         try:
             ended = campaigner.run()

@@ -46,9 +46,11 @@ class State:
         self.deployments = store.deployments()
         self._lock = threading.Lock()
         self._kept: dict[Key, bool] = {}
-        self._failed: dict[Key, Failure] = {}
+        self._failed: dict[Key, Event] = {}
         self._attempts: dict[str, list[Event]] = {}
         self._ended: dict[tuple[str, int], Event] = {}
+        self._reopened: dict[str, int] = {}
+        """By deployment, the attempt from which on failures count."""
         self.gpu_s = 0.0
         self.rows = 0
         self.best: Row | None = None
@@ -81,7 +83,8 @@ class State:
 
     def may_retry(self, deployment: StoredDeployment) -> bool:
         """Whether the deployment has not yet failed, for causes that pass, as often as it may."""
-        ended = [e for (name, _), e in self._ended.items() if name == deployment.id]
+        since = self._reopened.get(deployment.id, 0)
+        ended = [e for (name, attempt), e in self._ended.items() if name == deployment.id and attempt >= since]
         return sum(e.failure is not None and e.failure.passes for e in ended) <= self.settings.retries
 
     def counts(self) -> Mapping[str, int]:
@@ -115,7 +118,7 @@ class State:
 
     def failures(self) -> Mapping[Key, Failure]:
         """Repeats that have no result, and will have none."""
-        return dict(self._failed)
+        return {key: event.failure for key, event in self._failed.items() if event.failure is not None}
 
     # ---- what comes to it ---------------------------------------------------------------------------------
 
@@ -134,6 +137,12 @@ class State:
         with self._lock:
             if not self._is_over(task.key):
                 self._add("failed", deployment, point=task.point.id, repeat=task.repeat, failure=failure)
+
+    def reopen(self, deployment: StoredDeployment) -> None:
+        """Points of the deployment that failed are pending again, and it may be retried as often as at first."""
+        with self._lock:
+            if any(event.deployment == deployment.id for event in self._failed.values()):
+                self._add("reopened", deployment)
 
     def begin_attempt(self, deployment: StoredDeployment, run: str) -> Event:
         """Said before anything is done, so that nothing is ever done twice."""
@@ -188,8 +197,11 @@ class State:
         elif event.what == "ended":
             self._ended[event.deployment, event.attempt] = event
             self.gpu_s += event.gpu_s
-        elif event.what == "failed" and event.failure is not None:
-            self._failed.setdefault((event.point, event.repeat), event.failure)
+        elif event.what == "failed":
+            self._failed.setdefault((event.point, event.repeat), event)
+        elif event.what == "reopened":
+            self._reopened[event.deployment] = len(self._attempts.get(event.deployment, ()))
+            self._failed = {key: one for key, one in self._failed.items() if one.deployment != event.deployment}
 
 
 def _worth(row: Row) -> float:

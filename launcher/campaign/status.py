@@ -99,7 +99,7 @@ class StatusWriter:
         over = counts["done"] + counts["failed"]
         left = counts["most"] - over - counts["left_out"]
         fresh = over - self._before
-        return round((time.monotonic() - self._began) / fresh * left, 1) if fresh else None
+        return round((time.monotonic() - self._began) / fresh * left, 1) if fresh > 0 else None
 
     def _best(self, row: Row | None) -> Best | None:
         if row is None:

@@ -64,10 +64,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line of the journal.
 
     `opened` and `closed` are a launcher's; an `attempt` at a deployment is about to be made in the run folder `run`,
-    and has `ended` with its GPU-seconds; `failed` is one repeat of one point.
+    and has `ended` with its GPU-seconds; `failed` is one repeat of one point; a deployment is `reopened` where all of
+    its points that failed until then are to be measured after all.
     """
 
-    what: Literal["opened", "closed", "attempt", "ended", "failed"]
+    what: Literal["opened", "closed", "attempt", "ended", "failed", "reopened"]
     wall: float
     deployment: str = ""
     attempt: int = 0

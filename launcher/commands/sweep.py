@@ -81,13 +81,16 @@ def run(file: Path, dry_run: bool, campaigns_dir: Path) -> None:
 
 @command.command()
 @FOLDER
-def resume(folder: Path) -> None:
+@click.option(
+    "--retry-failed", "retries_failed", is_flag=True, help="Measure what failed once more, within the budget."
+)
+def resume(folder: Path, retries_failed: bool) -> None:
     """Go on with the campaign in FOLDER: nothing is measured twice, no job is submitted twice."""
     from rich.console import Console
 
     from dynamoc.launcher.campaign.store import Store
 
-    sys.exit(_go_on(Store(folder), Console(highlight=False, soft_wrap=True)))
+    sys.exit(_go_on(Store(folder), Console(highlight=False, soft_wrap=True), retries_failed=retries_failed))
 
 
 @command.command()
@@ -104,8 +107,7 @@ def status(folder: Path) -> None:
 
     try:
         state = State(Store(folder))
-        counts = state.counts()
-        left = counts["most"] - counts["done"] - counts["failed"] - counts["left_out"]
+        left = any(state.pending(deployment) for deployment in state.deployments)
         word = "running" if is_owned(folder) else "not running" if left else "done"
         Console(highlight=False, soft_wrap=True).print(status_table(StatusWriter(state).now(word)))
     except (CampaignError, LinesError, OSError) as error:
@@ -127,7 +129,7 @@ def cancel(folder: Path) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def _go_on(store: Store, console: Console) -> int:
+def _go_on(store: Store, console: Console, *, retries_failed: bool = False) -> int:
     """Measure what is left; the exit status."""
     from dynamoc.launcher.campaign.execute import Ended
     from dynamoc.launcher.campaign.lines import LinesError
@@ -142,7 +144,7 @@ def _go_on(store: Store, console: Console) -> int:
     console.print(f"campaign folder: {store.folder}", markup=False)
     try:
         with progress(console) as show:
-            ended, final = run_campaign(store, console, show)
+            ended, final = run_campaign(store, console, show, retries_failed=retries_failed)
     except (CampaignError, LinesError, OwnedError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,75 @@ def test_real_kills_change_nothing(tmp_path: Path, expected: list[bytes]) -> Non
 
 def _is_of(owner: Path, pid: int) -> bool:
     return owner.is_file() and f'"pid":{pid},'.encode() in owner.read_bytes()
+
+
+TRACED = CAMPAIGN.replace("sla:", "  - {isl: 64, osl: 4, trace: trace.jsonl, trace_block_tokens: 64}\nsla:")
+TRACE = "".join(f'{{"timestamp": {20 * n}, "input_length": 32, "output_length": 4}}\n' for n in range(6))
+
+
+def fail_some(folder: Path) -> tuple[Store, list[bytes]]:
+    """A campaign of which some points failed for want of their trace, and the table it has when the trace is there."""
+    (folder / "trace.jsonl").write_text(TRACE)
+    (folder / "campaign.yaml").write_text(TRACED)
+    opened = open_campaign(folder / "campaign.yaml", Findings())
+    stores = [create_store(folder, opened.campaign, opened.cluster, opened.texts) for _ in range(2)]
+    go_on(stores[0])
+    (folder / "trace.jsonl").unlink()
+    go_on(stores[1])
+    (folder / "trace.jsonl").write_text(TRACE)
+    return stores[1], table(stores[0])
+
+
+def test_real_kills_while_failed_points_are_measured_again_change_nothing(tmp_path: Path) -> None:
+    """Whenever the launcher is killed, a point is failed, pending or measured, and in the end all are measured."""
+    store, whole = fail_some(tmp_path)
+    failed = len(State(store).failures())
+    words = [sys.executable, "-m", "dynamoc", "sweep", "resume", "--retry-failed", str(store.folder)]
+    dice = random.Random(7)
+    for _ in range(KILLS // 2):
+        launcher = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        owner = store.folder / "owner.json"
+        deadline = time.monotonic() + 60
+        while launcher.poll() is None and not _is_of(owner, launcher.pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(dice.random() * 0.05)
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+        counts = State(Store(store.folder)).counts()
+        assert counts["done"] + counts["failed"] <= len(whole)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+    assert failed == 4 * 2, "a trace in each of four deployments, twice"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert table(store) == whole
+    assert not State(Store(store.folder)).failures()
+
+
+def test_ends_in_the_middle_of_a_write_while_failed_points_are_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, whole = fail_some(tmp_path)
+    real = os.write
+    for at in range(0, 22, 2):  # a launcher's two lines, and of each deployment five
+        copy = tmp_path / f"copy-{at}"
+        shutil.copytree(failed.folder, copy)
+        store, left = Store(copy), at
+
+        def write(descriptor: int, data: Any) -> int:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                real(descriptor, data[: len(data) // 2])
+                raise CrashError
+            return real(descriptor, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("dynamoc.launcher.campaign.lines.os.write", write)
+            with pytest.raises(CrashError):
+                run_campaign(store, CONSOLE, lambda _: None, retries_failed=True)
+        run_campaign(Store(copy), CONSOLE, lambda _: None, retries_failed=True)
+
+        assert table(store) == whole
 
 
 def test_one_launcher_at_a_time(tmp_path: Path) -> None:

@@ -70,10 +70,12 @@ def fresh(folder: Path, text: str = CAMPAIGN) -> Store:
     return create_store(folder, opened.campaign, opened.cluster, opened.texts)
 
 
-def run(store: Store, script: Script, cache: ResultCache | None = None) -> tuple[Ended, State, list[str]]:
+def run(
+    store: Store, script: Script, cache: ResultCache | None = None, *, retries_failed: bool = False
+) -> tuple[Ended, State, list[str]]:
     state, executor = State(store), Troubled(store, script)
-    ended = Campaigner(state, executor, cache, lambda: None, threading.Event()).run()
-    return ended, state, executor.attempts
+    campaigner = Campaigner(state, executor, cache, lambda: None, threading.Event(), retries_failed=retries_failed)
+    return campaigner.run(), state, executor.attempts
 
 
 def test_what_cannot_run_is_not_tried_again_and_the_rest_is_measured(tmp_path: Path) -> None:
@@ -95,6 +97,42 @@ def test_what_passes_is_tried_again_as_often_as_the_budget_says(tmp_path: Path, 
 
     assert (state.counts()["done"], state.counts()["failed"]) == (done, 4 - done)
     assert len(attempts) == 4
+
+
+def test_what_failed_is_measured_after_all_where_that_is_asked_for(tmp_path: Path) -> None:
+    store = fresh(tmp_path)
+    first = store.deployments()[0].id
+    config = Failure(Cause.CONFIG, "no such flag")
+    run(store, lambda a, _: config if a.deployment.id == first else None)
+    _, state, attempts = run(Store(store.folder), lambda *_: None)
+    assert (attempts, state.counts()["failed"]) == ([], 2), "a resume alone changes nothing"
+
+    _, state, attempts = run(Store(store.folder), lambda *_: None, retries_failed=True)
+    assert (attempts, state.counts()["done"], state.counts()["failed"]) == ([first], 4, 0)
+    assert not State(Store(store.folder)).failures()
+
+
+def test_what_fails_again_has_failed_with_its_new_reason_and_its_full_retries(tmp_path: Path) -> None:
+    store = fresh(tmp_path)
+    run(store, lambda *_: Failure(Cause.CONFIG, "no such flag"))
+    lost = Failure(Cause.INFRA, "a node went down")
+    for _ in range(2):
+        _, state, attempts = run(Store(store.folder), lambda *_: lost, retries_failed=True)
+
+        assert len(attempts) == 4, "two deployments, each with the one retry of the budget"
+        assert {failure.reason for failure in state.failures().values()} == {"a node went down"}
+        assert state.counts()["failed"] == 4
+
+
+def test_nothing_is_reopened_that_the_budget_would_not_let_start(tmp_path: Path) -> None:
+    store = fresh(tmp_path, CAMPAIGN.replace("retries: 1", "gpu_hours: 0.5"))
+    first = store.deployments()[0].id
+    run(store, lambda a, _: Failure(Cause.CONFIG, "no such flag") if a.deployment.id == first else None)
+    before = (store.folder / "journal.jsonl").read_bytes()
+    ended, state, attempts = run(Store(store.folder), lambda *_: None, retries_failed=True)
+
+    assert (ended, attempts, state.counts()["failed"]) == (Ended.GPU_HOURS, [], 2)
+    assert (store.folder / "journal.jsonl").read_bytes() == before
 
 
 def test_nothing_is_started_when_the_gpu_hours_are_spent(tmp_path: Path) -> None:
