@@ -32,6 +32,7 @@ from dynamoc.runtime.transports.shm import ShmTransport
 from dynamoc.runtime.transports.tcp import TcpTransport
 
 KEY = b"the key of this run"
+HOST = "127.0.0.1"
 LIMIT_S = 30.0
 """For what takes no time, unless the machine is busy with something else."""
 TestedPool = HostPool | DevicePool
@@ -92,21 +93,22 @@ class Maker:
     def __init__(self) -> None:
         self._agent: Agent | None = None
 
+    async def make(self, name: str, gate: Gate) -> Transport:
+        """A transport without a pool; one without a gate gets a small share of the device."""
+        if name == "nixl":
+            made = NixlTransport(KEY, gate, self._agent)
+            await made.prepare(HOST)
+            self._agent = made.agent
+            return made
+        if name == "nvlink":
+            return NvlinkTransport(KEY, ctas=1)
+        return TcpTransport(KEY, gate) if name == "tcp" else ShmTransport(KEY, gate)
+
     async def start(self, name: str, pool: TestedPool, gate: Gate) -> Transport:
-        """A transport over this pool that listens; one without a gate gets a small share of the device."""
-        made: Transport
-        if name == "nixl":
-            made = nixl = NixlTransport(KEY, gate, self._agent)
-        elif name == "nvlink":
-            made = NvlinkTransport(KEY, ctas=1)
-        elif name == "tcp":
-            made = TcpTransport(KEY, gate)
-        else:
-            made = ShmTransport(KEY, gate)
+        """A transport over this pool that listens."""
+        made = await self.make(name, gate)
         made.register(pool)
-        await made.start("127.0.0.1", 0)
-        if name == "nixl":
-            self._agent = nixl.agent
+        await made.start(HOST, 0)
         return made
 
 

@@ -13,27 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shard_writer import BLOCKS, KEY, LAYERS, PARTS, RUN_BYTES, TOKENS, layout_of, make_pool, share, store
+from pool_process import HOST, KEY, Gate, missing
+from shard_writer import BLOCKS, LAYERS, PARTS, RUN_BYTES, TOKENS, layout_of, make_pool, share, store
+from transport_rig import Processes
 
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
+from dynamoc.runtime.kv.cuda.device import runtime
 from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.transfer.checksums import UNIT_BYTES
 from dynamoc.runtime.kv.transfer.pairs import indices_of
 from dynamoc.runtime.kv.transfer.shards import heads_of
+from dynamoc.runtime.transports import nixl_staging
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.registry import make_transport
-from dynamoc.runtime.transports.shm import ShmTransport
 
 SIZES = (1, 2, 4, 8)
 POISON = 0xA5
 Writer = Callable[[dict[str, Any]], list[dict[str, Any]]]
-
-
-def why_no_gpu() -> str:
-    try:
-        return "" if require_devices() else "this process sees no GPU"
-    except DeviceError as error:
-        return str(error)
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +56,32 @@ def contents(pool: Any) -> np.ndarray:
         data[:] = np.frombuffer(pool.data, np.uint8)
     else:
         runtime.memcpy(data.ctypes.data, pool.address, data.size, 2)
-    return data.reshape(BLOCKS, LAYERS, PARTS, pool.layout.heads, TOKENS, RUN_BYTES)
+    return data.reshape(BLOCKS, LAYERS, PARTS, pool.layout.heads, pool.layout.block_size, RUN_BYTES)
 
 
-async def case(name: str, total: int, x: int, y: int, layers: range | None, ask: Writer) -> None:
+async def case(
+    name: str,
+    total: int,
+    sizes: tuple[int, int],
+    layers: range | None,
+    ask: Writer,
+    processes: Processes,
+    tokens: int = TOKENS,
+) -> None:
     """All ranks of the target here; what arrived is compared with what numpy would put there."""
+    x, y = sizes
     random = np.random.default_rng(x * 8 + y)
     sources, destinations = (random.permutation(BLOCKS)[:7] for _ in range(2))
     ranks = []
     for rank in range(y):
-        pool = make_pool(name, total, y, rank)
+        pool = make_pool(name, total, y, rank, tokens)
         store(pool, np.full(pool.data_bytes, POISON, np.uint8))
-        transport = make_transport(name, KEY)
-        transport.register(pool)
-        await transport.start("127.0.0.1", 0)
+        transport = await processes.here.start(name, pool, Gate())
+        transport.expect(1, destinations.tolist())
         ranks.append((pool, transport))
     question = {
-        "name": name, "total": total, "x": x, "y": y, "layers": [layers.start, layers.stop] if layers else None,
+        "name": name, "total": total, "x": x, "y": y, "tokens": tokens, "tag": 1,
+        "layers": [layers.start, layers.stop] if layers else None,
         "metadata": [transport.metadata().hex() for _, transport in ranks],
         "pairs": [sources.tolist(), destinations.tolist()],
     }  # fmt: skip
@@ -84,11 +89,13 @@ async def case(name: str, total: int, x: int, y: int, layers: range | None, ask:
 
     span = layers or range(LAYERS)
     for rank, (pool, _) in enumerate(ranks):
-        want = np.full((BLOCKS, LAYERS, PARTS, pool.layout.heads, TOKENS, RUN_BYTES), POISON, np.uint8)
-        want[destinations, span.start : span.stop] = share(total, y, rank)[sources, span.start : span.stop]
+        want = np.full(contents(pool).shape, POISON, np.uint8)
+        want[destinations, span.start : span.stop] = share(total, y, rank, tokens)[sources, span.start : span.stop]
         assert np.array_equal(contents(pool), want)
     for answer in answers:
         assert answer["outcome"] == "success", answer["reason"]
+        run_bytes = PARTS * tokens * RUN_BYTES
+        assert answer["moved_bytes"] == sources.size * len(span) * answer["heads"] * run_bytes
         await check_sums(ranks[answer["target"]], heads_of(total, x, answer["source"]), answer, destinations, layers)
     for pool, transport in ranks:
         await transport.close()
@@ -112,16 +119,30 @@ async def check_sums(
     store(pool, data)
 
 
+@pytest.mark.parametrize("name", ["shm", "tcp", "nixl"])
 @pytest.mark.parametrize("total", [1, 2, 8], ids=["one latent", "GQA that repeats", "heads that are cut"])
 @pytest.mark.parametrize(("x", "y"), [*itertools.product(SIZES, repeat=2)])
-def test_any_size_fills_any_other(writer: Writer, total: int, x: int, y: int) -> None:
-    asyncio.run(case("shm", total, x, y, None if x <= y else range(1, 3), writer))
+def test_any_size_fills_any_other(writer: Writer, processes: Processes, name: str, total: int, x: int, y: int) -> None:
+    if reason := missing(name):
+        pytest.skip(reason)
+    asyncio.run(case(name, total, (x, y), None if x <= y else range(1, 3), writer, processes))
 
 
-@pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "there is a GPU")
+@pytest.mark.parametrize("name", ["shm", "tcp", "nixl"])
+@pytest.mark.parametrize(("x", "y"), [(2, 1), (1, 2), (4, 2)])
+def test_slices_that_take_many_turns(
+    writer: Writer, processes: Processes, monkeypatch: pytest.MonkeyPatch, name: str, x: int, y: int
+) -> None:
+    if reason := missing(name):
+        pytest.skip(reason)
+    monkeypatch.setattr(nixl_staging, "SLOT_BYTES", UNIT_BYTES)
+    asyncio.run(case(name, 8, (x, y), None, writer, processes, tokens=512))
+
+
+@pytest.mark.skipif(bool(missing("nvlink")), reason=missing("nvlink") or "there is a GPU")
 @pytest.mark.parametrize(("x", "y"), [(2, 1), (1, 2)])
-def test_over_nvlink(writer: Writer, x: int, y: int) -> None:
-    asyncio.run(case("nvlink", 4, x, y, range(1, 3), writer))
+def test_over_nvlink(writer: Writer, processes: Processes, x: int, y: int) -> None:
+    asyncio.run(case("nvlink", 4, (x, y), range(1, 3), writer, processes))
 
 
 @pytest.mark.parametrize(
@@ -134,13 +155,15 @@ def test_over_nvlink(writer: Writer, x: int, y: int) -> None:
     ],
     ids=["no head in common", "another model", "other heads", "a pool that contradicts itself"],
 )
-def test_pools_with_nothing_in_common_are_not_connected(layout: Any, heads: Heads) -> None:
+@pytest.mark.parametrize("name", ["shm", "tcp"])
+def test_pools_with_nothing_in_common_are_not_connected(name: str, layout: Any, heads: Heads) -> None:
     async def test() -> None:
         mine = HostPool(layout_of(2), BLOCKS, heads=Heads(2, 2, 8))
         theirs = HostPool(layout, BLOCKS, heads=heads)
-        transports = [ShmTransport(KEY), ShmTransport(KEY)]
+        transports = [make_transport(name, KEY) for _ in range(2)]
         for transport, pool in zip(transports, (mine, theirs), strict=True):
             transport.register(pool)
+            await transport.start(HOST, 0)
         with pytest.raises(TransportError, match=r"nothing in common|contradicts itself"):
             await transports[0].connect(transports[1].metadata(), 5)
         for transport, pool in zip(transports, (mine, theirs), strict=True):
@@ -150,13 +173,17 @@ def test_pools_with_nothing_in_common_are_not_connected(layout: Any, heads: Head
     asyncio.run(test())
 
 
-def test_a_writer_that_has_none_of_my_heads_sent_nothing() -> None:
+@pytest.mark.parametrize("name", ["shm", "tcp", "nixl"])
+@pytest.mark.parametrize(
+    ("heads", "why"), [(Heads(6, 2, 8), "sends me anything"), (Heads(2, 2, 16), "has another model")]
+)
+def test_a_writer_that_has_none_of_my_heads_sent_nothing(name: str, heads: Heads, why: str) -> None:
     pool = HostPool(layout_of(2), BLOCKS, heads=Heads(2, 2, 8))
-    transport = ShmTransport(KEY)
+    transport = make_transport(name, KEY)
     transport.register(pool)
 
-    with pytest.raises(TransportError, match="sends me anything"):
-        asyncio.run(transport.mismatches(indices_of([1]), bytes(8), None, Heads(6, 2, 8)))
+    with pytest.raises(TransportError, match=why):
+        asyncio.run(transport.mismatches(indices_of([1]), bytes(8), None, heads))
 
     asyncio.run(transport.close())
     pool.close()
