@@ -76,6 +76,7 @@ CODES: Mapping[str, str] = {
     "D327": "KV between GPU and host memory",
     "D330": "weights that do not fit the GPUs",
     "D331": "no room for KV on the GPUs",
+    "D332": "a KV pool that does not fit the GPU beside the weights",
     "D340": "host tiers larger than a node's memory",
     "D341": "host tiers larger than /dev/shm",
     "D342": "disk tiers larger than a node's disk",

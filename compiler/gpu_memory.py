@@ -52,6 +52,8 @@ class Pool(StrEnum):
     """Of what is free at the start: weights and KV; the rest is for everything else."""
     FREE = "free"
     """Of what is left when everything else has its place: KV."""
+    TOLD = "told"
+    """Of nothing: the pool is as large as the spec says, and `kv_bytes` is its size."""
 
 
 class Sharding(msgspec.Struct, frozen=True):
@@ -180,6 +182,8 @@ def _pool(
             return usage.fraction * (gpu - runtime) - weights
         case Pool.FREE:
             return usage.fraction * (gpu - weights - activations - graphs - communication - runtime)
+        case Pool.TOLD:
+            return 0.0
 
 
 def weight_bytes(geometry: Geometry, usage: Usage, *, even: bool = False) -> float:

@@ -29,6 +29,7 @@ from dynamoc.compiler.passes.check_experts import check_experts
 from dynamoc.compiler.passes.check_fixed_ports import check_fixed_ports
 from dynamoc.compiler.passes.check_flags import check_flags
 from dynamoc.compiler.passes.check_gpu_memory import check_gpu_memory
+from dynamoc.compiler.passes.check_gpu_overflow import check_gpu_overflow
 from dynamoc.compiler.passes.check_gpu_pools import check_gpu_pools
 from dynamoc.compiler.passes.check_heads import check_heads
 from dynamoc.compiler.passes.check_host_tiers import check_host_tiers
@@ -99,6 +100,7 @@ PLAN_PASSES: tuple[PlanPass, ...] = (
     check_disk_tiers,
     check_onboarding,
     check_gpu_memory,
+    check_gpu_overflow,
     spell_commands,
 )
 

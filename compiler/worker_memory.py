@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from dynamoc.compiler.dialect import dialect
 from dynamoc.compiler.formats import uniform
 from dynamoc.compiler.geometry import Geometry
-from dynamoc.compiler.gpu_memory import Account, Usage, account, certain, sequence_bytes
+from dynamoc.compiler.gpu_memory import Account, Pool, Usage, account, certain, sequence_bytes
 from dynamoc.compiler.graph import Component, Graph, WorkerOptions
 from dynamoc.compiler.load import Load
+from dynamoc.compiler.memory import kv_block_bytes
 from dynamoc.compiler.plan import Plan
 from dynamoc.runtime.manifest import Role
 
@@ -89,6 +90,9 @@ def worker_memory(graph: Graph, component: Component, gpu_bytes: int) -> WorkerM
     if not gpu_bytes:
         return "the inventory does not say how much memory a GPU has"
     geometry = _as_loaded(geometry, graph.model.precision, options)
+    if usage.pool is Pool.TOLD:
+        blocks = dialect(options.engine).pool_blocks(geometry, options) or 0
+        usage = replace(usage, kv_bytes=blocks * kv_block_bytes(geometry, options))
     return WorkerMemory(
         component,
         usage,

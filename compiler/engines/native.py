@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dynamoc.compiler.dialect import EngineCapabilities, OwnEngine
 from dynamoc.compiler.geometry import Geometry
+from dynamoc.compiler.gpu_memory import Pool, Sharding, Usage
 from dynamoc.compiler.graph import WorkerOptions
 from dynamoc.compiler.memory import MIB, blocks_of, kv_block_bytes, weight_bytes
+from dynamoc.runtime.manifest import Role
 
 DEFAULT_POOL_BYTES = 512 * MIB
 
@@ -44,6 +46,22 @@ class Native(OwnEngine):
         if geometry is None:
             return 0
         return weight_bytes(geometry, options.dtype) + blocks * kv_block_bytes(geometry, options)
+
+    def usage(self, options: WorkerOptions, role: Role) -> Usage | None:
+        """On a GPU: weights in its type, and a pool of the size that the spec says."""
+        del role
+        if options.device != "cuda":
+            return None
+        return Usage(
+            sharding=Sharding(),
+            pool=Pool.TOLD,
+            fraction=1.0,
+            tokens=options.max_batched_tokens,
+            sequences=options.max_sequences,
+            dtype=options.dtype,
+            kv_dtype=options.kv_dtype,
+            graphs=False,
+        )
 
 
 DIALECT = Native()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from dynamoc.compiler.diagnostics import Path, Put, Remedy, Reporter
-from dynamoc.compiler.gpu_memory import LEAST_RUNTIME, Account, account
+from dynamoc.compiler.dialect import dialect
+from dynamoc.compiler.gpu_memory import LEAST_RUNTIME, Account, Pool, account
 from dynamoc.compiler.graph import Component
 from dynamoc.compiler.memory import spell_bytes
 from dynamoc.compiler.plan import Plan
@@ -37,6 +38,8 @@ def _check(plan: Plan, found: WorkerMemory, report: Reporter) -> None:
     if best.weights + LEAST_RUNTIME > best.gpu:
         _report_weights(plan, found, report)
         return
+    if found.usage.pool is Pool.TOLD:
+        return  # what is left does not make the pool: `check_gpu_overflow`
     for tokens, what in _needs(found):
         if best.kv < found.least_bytes_of(tokens):
             _report_pool(found, best, tokens, what, report, proved=True)
@@ -89,6 +92,8 @@ def _wider(plan: Plan, found: WorkerMemory) -> list[Remedy]:
     assert options is not None
     parallel = options.parallel
     room = min(node.gpus for node in plan.cluster.nodes if node.gpus)
+    if "tp" not in dialect(options.engine).capabilities.dimensions:
+        return []
     if options.gpus is not None or parallel.dp > 1 or parallel.ep > 1 or parallel.pp > 1:
         return []
     for tp in (2 * parallel.tp, 4 * parallel.tp, 8 * parallel.tp):

@@ -61,6 +61,7 @@ def pipeline(ref: str, defaults: Data, workers: dict[str, Data], **more: Any) ->
 
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
+LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 QWEN = "Qwen/Qwen3-235B-A22B"
 LAPTOP = Site(1, cpus=8, memory=16)
 H200 = Site(5, 8, "H200", 140)
@@ -97,6 +98,15 @@ BASES: dict[str, tuple[Data, Site]] = {
             load={"isl": 8192, "osl": 1024},
         ),
         H200,
+    ),
+    "native-gpus": (
+        pipeline(
+            LLAMA_8B,
+            NATIVE | {"device": "cuda", "context_length": 8192, "kv_memory": "32 GiB"},
+            {"aggregated": {"replicas": 3}},
+            load=LOAD,
+        ),
+        H100,
     ),
     "vllm-pair": (
         pipeline(
@@ -293,7 +303,8 @@ def _blocks(spec: Data, site: Site) -> Iterator[Change]:
             )
     for blocks in (1, 16, 32, 33, 48, 64, 128, 4096) if "kv_blocks" in spec["defaults"] else ():
         yield "kv blocks", str(blocks), put(spec, ("defaults", "kv_blocks"), blocks), site
-    for size in ("1 MiB", "10 MiB", "32 MiB", "40 MiB", "1 GiB", "16 GiB") if "kv_memory" in spec["defaults"] else ():
+    sizes = ("1 MiB", "10 MiB", "32 MiB", "40 MiB", "1 GiB", "16 GiB", "62 GiB", "64 GiB", "300 GiB")
+    for size in sizes if "kv_memory" in spec["defaults"] else ():
         yield "kv memory", size, put(spec, ("defaults", "kv_memory"), size), site
 
 

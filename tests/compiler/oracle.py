@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mutants import LLAMA, QWEN, SMALL, WORKERS, Data, Site
+from mutants import LLAMA, LLAMA_8B, QWEN, SMALL, WORKERS, Data, Site
 
 OWN = ("native", "mocker")
 GIB = 2**30
@@ -38,6 +38,7 @@ class Facts:
 MODELS = {
     SMALL: Facts(134.5e6, 30, 9, 3, 64, 8192),
     LLAMA: Facts(70.55e9, 80, 64, 8, 128, 131072),
+    LLAMA_8B: Facts(8.03e9, 32, 32, 8, 128, 131072),
     QWEN: Facts(235.1e9, 94, 64, 4, 128, 40960, experts=True),
 }
 TRANSPORTS = {
@@ -209,6 +210,8 @@ def _longest(load: Data, name: str) -> int:
 def _memory(worker: Worker, facts: Facts, site: Site, load: Data, found: Opinion) -> None:
     """Impossible if the weights, cut over every rank, exceed a GPU; sure to fit with 16 GiB to spare."""
     if worker.engine in OWN:
+        if worker.engine == "native" and worker.gpus:
+            _told_pool(worker, facts, site, found)
         return
     gpu, weights = site.gpu_memory * GIB, 2 * facts.parameters
     told = {key.replace("-", "_"): value for key, value in worker.fields["args"].items()}
@@ -232,6 +235,23 @@ def _memory(worker: Worker, facts: Facts, site: Site, load: Data, found: Opinion
         found.must.add("D331")
     elif (fraction * gpu - 1.25 * most - 16 * GIB) * rest * 0.8 < cache:
         found.may |= {"D330", "D331"}
+
+
+def _told_pool(worker: Worker, facts: Facts, site: Site, found: Opinion) -> None:
+    """Weights, a pool of the size that is told, and a GiB on one GPU; published counts are right by a hundredth."""
+    item, kv_item = (
+        4 if worker.fields.get(field, worker.fields["dtype"]) == "float32" else 2 for field in ("dtype", "kv_dtype")
+    )
+    token = facts.kv_bytes(kv_item)
+    blocks = worker.fields.get("kv_blocks", 0) * worker.fields["block_size"] * token
+    pool = _bytes(worker.fields["kv_memory"]) if "kv_memory" in worker.fields else blocks
+    gpu, weights = site.gpu_memory * GIB, item * facts.parameters
+    if 0.99 * weights + GIB > gpu:
+        found.must.add("D330")
+    elif 0.99 * weights + pool + GIB > gpu:
+        found.must |= {"D332"} if 1.01 * weights + GIB <= gpu else {"D330", "D332"}
+    elif 1.01 * weights + pool + GIB > gpu:
+        found.may |= {"D330", "D332"}
 
 
 def _pair(spec: Data, pools: list[Worker], found: Opinion) -> None:
@@ -376,7 +396,7 @@ def _hosts(pools: list[Worker], facts: Facts, site: Site, found: Opinion) -> Non
     """Host memory of the native engine: weights and pool of every worker; the laptop is one node."""
     needed = 0.0
     for worker in pools:
-        if worker.engine == "native":
+        if worker.engine == "native" and not worker.gpus:
             item = 4 if worker.fields.get("dtype") == "float32" else 2
             blocks = worker.fields.get("kv_blocks", 0) * worker.fields["block_size"] * facts.kv_bytes(item)
             pool = _bytes(worker.fields["kv_memory"]) if "kv_memory" in worker.fields else blocks
