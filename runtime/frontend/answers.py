@@ -61,17 +61,17 @@ class Head:
 
 
 class Answer(Protocol):
-    """How one endpoint spells its answers."""
+    """How one endpoint spells its answers; an event carries `usage`, of its choice so far, if one is given."""
 
-    def opening(self, index: int) -> bytes:
+    def opening(self, index: int, usage: Usage | None) -> bytes:
         """The event before a choice's first text."""
         ...
 
-    def delta(self, index: int, text: str, entries: Sequence[Entry]) -> bytes:
+    def delta(self, index: int, text: str, entries: Sequence[Entry], usage: Usage | None) -> bytes:
         """The event for a piece of text."""
         ...
 
-    def closing(self, index: int, finish: str) -> bytes:
+    def closing(self, index: int, finish: str, usage: Usage | None) -> bytes:
         """The event that says why a choice ended."""
         ...
 
@@ -95,20 +95,20 @@ class ChatAnswer:
         self._before_text = _Prefixes(self._prefix, b'"delta":{"content":')
         self._after_text = b'},"logprobs":null,"finish_reason":null' + self._suffix
 
-    def opening(self, index: int) -> bytes:
+    def opening(self, index: int, usage: Usage | None) -> bytes:
         """Names the speaker."""
-        return self._event(index, b'{"role":"assistant","content":""}', b"null", b"null")
+        return self._event(index, b'{"role":"assistant","content":""}', b"null", b"null", usage)
 
-    def delta(self, index: int, text: str, entries: Sequence[Entry]) -> bytes:
+    def delta(self, index: int, text: str, entries: Sequence[Entry], usage: Usage | None) -> bytes:
         """More of what is said."""
-        if not entries:
+        if not entries and usage is None:
             return self._before_text[index] + orjson.dumps(text) + self._after_text
-        logprobs = orjson.dumps(self._logprobs(entries))
-        return self._event(index, b'{"content":' + orjson.dumps(text) + b"}", logprobs, b"null")
+        logprobs = orjson.dumps(self._logprobs(entries) if entries else None)
+        return self._event(index, b'{"content":' + orjson.dumps(text) + b"}", logprobs, b"null", usage)
 
-    def closing(self, index: int, finish: str) -> bytes:
+    def closing(self, index: int, finish: str, usage: Usage | None) -> bytes:
         """An empty delta with the reason."""
-        return self._event(index, b"{}", b"null", orjson.dumps(finish))
+        return self._event(index, b"{}", b"null", orjson.dumps(finish), usage)
 
     def usage(self, usage: Usage) -> bytes:
         """An event without choices."""
@@ -127,9 +127,9 @@ class ChatAnswer:
         ]
         return orjson.dumps({**self._head.fields("chat.completion"), "choices": listed, "usage": usage.fields()})
 
-    def _event(self, index: int, delta: bytes, logprobs: bytes, finish: bytes) -> bytes:
+    def _event(self, index: int, delta: bytes, logprobs: bytes, finish: bytes, usage: Usage | None) -> bytes:
         return b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":%b%b' % (
-            self._prefix, index, delta, logprobs, finish, self._suffix,
+            self._prefix, index, delta, logprobs, finish, self._suffix if usage is None else _suffix_with(usage),
         )  # fmt: skip
 
     def _logprobs(self, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -158,19 +158,20 @@ class CompletionAnswer:
         self._before_text = _Prefixes(self._prefix, b'"text":')
         self._after_text = b',"logprobs":null,"finish_reason":null' + self._suffix
 
-    def opening(self, index: int) -> bytes:
+    def opening(self, index: int, usage: Usage | None) -> bytes:
         """The prompt, if it is to be echoed."""
-        return self.delta(index, self._echoes[index], ()) if self._echoes else b""
+        return self.delta(index, self._echoes[index], (), usage) if self._echoes else b""
 
-    def delta(self, index: int, text: str, entries: Sequence[Entry]) -> bytes:
+    def delta(self, index: int, text: str, entries: Sequence[Entry], usage: Usage | None) -> bytes:
         """More text."""
-        if not entries:
+        if not entries and usage is None:
             return self._before_text[index] + orjson.dumps(text) + self._after_text
-        return self._event(index, orjson.dumps(text), orjson.dumps(self._logprobs(entries)), b"null")
+        logprobs = orjson.dumps(self._logprobs(entries) if entries else None)
+        return self._event(index, orjson.dumps(text), logprobs, b"null", usage)
 
-    def closing(self, index: int, finish: str) -> bytes:
+    def closing(self, index: int, finish: str, usage: Usage | None) -> bytes:
         """No text, and the reason."""
-        return self._event(index, b'""', b"null", orjson.dumps(finish))
+        return self._event(index, b'""', b"null", orjson.dumps(finish), usage)
 
     def usage(self, usage: Usage) -> bytes:
         """An event without choices."""
@@ -189,9 +190,9 @@ class CompletionAnswer:
         ]
         return orjson.dumps({**self._head.fields("text_completion"), "choices": listed, "usage": usage.fields()})
 
-    def _event(self, index: int, text: bytes, logprobs: bytes, finish: bytes) -> bytes:
+    def _event(self, index: int, text: bytes, logprobs: bytes, finish: bytes, usage: Usage | None) -> bytes:
         return b'%b%d,"text":%b,"logprobs":%b,"finish_reason":%b%b' % (
-            self._prefix, index, text, logprobs, finish, self._suffix,
+            self._prefix, index, text, logprobs, finish, self._suffix if usage is None else _suffix_with(usage),
         )  # fmt: skip
 
     def _logprobs(self, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -233,6 +234,10 @@ def _prefix(head: Head, object_name: str) -> bytes:
 
 def _suffix(head: Head) -> bytes:
     return b'}],"usage":null}\n\n' if head.usage else b"}]}\n\n"
+
+
+def _suffix_with(usage: Usage) -> bytes:
+    return b'}],"usage":' + orjson.dumps(usage.fields()) + b"}\n\n"
 
 
 def _usage_event(head: Head, object_name: str, usage: Usage) -> bytes:

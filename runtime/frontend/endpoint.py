@@ -131,7 +131,8 @@ class Endpoint:
                     await send_whole(send, 200, await run.whole(), headers)
 
     def _spell(self, job: Job) -> Answer:
-        head = Head(self.id_prefix + secrets.token_hex(12), int(time.time()), self.model, job.include_usage)
+        usage = job.stream_options.include_usage
+        head = Head(self.id_prefix + secrets.token_hex(12), int(time.time()), self.model, usage)
         return self.spell(head, job)
 
     def _explain(self, error: Exception, request_id: bytes) -> ApiError:

@@ -14,6 +14,7 @@ from dynamoc.runtime.frontend.openai import (
     MAX_CHOICES,
     ChatRequest,
     CompletionRequest,
+    StreamOptions,
     decode_request,
     template_messages,
 )
@@ -34,7 +35,7 @@ class Job:
     n: int
     stops: tuple[str, ...]
     stream: bool
-    include_usage: bool
+    stream_options: StreamOptions
     echoes: tuple[str, ...] = ()
     """Texts of the prompts, one for each choice, if they are to be part of the answer."""
 
@@ -111,7 +112,7 @@ class Model:
             n=n,
             stops=request.stops,
             stream=bool(request.stream),
-            include_usage=request.stream_options is not None and request.stream_options.include_usage,
+            stream_options=request.stream_options or StreamOptions(),
         )
 
     async def _prompts(self, prompt: str | list[Any]) -> list[list[int]]:

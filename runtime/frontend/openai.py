@@ -1,7 +1,8 @@
 """OpenAI's request types, and what of them is refused rather than ignored.
 
 A field we know but cannot honour is an error as soon as it would change the answer; so is a field nobody knows.
-Beyond OpenAI's own: `top_k`, `ignore_eos`, `stop_token_ids`, `chat_template_kwargs`.
+Beyond OpenAI's own: `top_k`, `ignore_eos`, `stop_token_ids`, `chat_template_kwargs`,
+`stream_options.continuous_usage_stats`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ TokenId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
-    """`include_usage` asks for a last chunk with the token counts."""
+    """`include_usage` asks for a last chunk with token counts, `continuous_usage_stats` for counts in the others."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     include_obfuscation: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dynamoc.runtime.frontend.answers import DONE, Answer, Finished, Usage
@@ -54,9 +55,10 @@ class Run:
 
     async def stream(self, stream: EventStream) -> None:
         """Events as the tokens come; what ends the stream goes with the last of them, in one write."""
-        events = _Events(self._answer, self._job.count)
+        options = self._job.stream_options
+        events = _Events(self._answer, self._job.count, self._usage_of if options.continuous_usage_stats else _untold)
         await self._generate_all(events.show, stream.write)
-        usage = self._answer.usage(self._usage()) if self._job.include_usage else b""
+        usage = self._answer.usage(self._usage()) if options.include_usage else b""
         await stream.end(events.last + usage + DONE)
 
     def _generate_all(self, show: Show, write: Write) -> Awaitable[None]:
@@ -106,6 +108,11 @@ class Run:
             sum(choice.cached_tokens for choice in self._choices[:: self._job.n]),
         )
 
+    def _usage_of(self, index: int) -> Usage:
+        """Of one choice, until now."""
+        choice = self._choices[index]
+        return Usage(len(self._job.prompts[index // self._job.n]), choice.completion_tokens, choice.cached_tokens)
+
 
 class _Collected:
     """Choices until they are whole."""
@@ -132,29 +139,34 @@ class _Collected:
 
 
 class _Events:
-    """Spells pieces as events. `last` are those that end the last choice."""
+    """Spells pieces as events, each with `usage_of` its choice. `last` are those that end the last choice."""
 
-    def __init__(self, answer: Answer, count: int) -> None:
+    def __init__(self, answer: Answer, count: int, usage_of: Callable[[int], Usage | None]) -> None:
         self.last = b""
         self._answer = answer
+        self._usage_of = usage_of
         self._unopened = set(range(count))
         self._unfinished = count
 
     def show(self, index: int, piece: Piece) -> bytes:
         """The events of a piece."""
-        events = b""
+        events, usage = b"", self._usage_of(index)
         if index in self._unopened:
             self._unopened.remove(index)
-            events = self._answer.opening(index)
+            events = self._answer.opening(index, usage and replace(usage, completion_tokens=0))
         if piece.text or piece.entries:
-            events += self._answer.delta(index, piece.text, piece.entries)
+            events += self._answer.delta(index, piece.text, piece.entries, usage)
         if piece.finish is not None:
-            events += self._answer.closing(index, piece.finish)
+            events += self._answer.closing(index, piece.finish, usage)
             self._unfinished -= 1
             if not self._unfinished:
                 self.last = events
                 return b""
         return events
+
+
+def _untold(_: int) -> None:
+    """The usage of pieces whose client did not ask for it."""
 
 
 async def _write_nothing(_: bytes) -> None:

@@ -48,6 +48,35 @@ def test_chat_whole_and_streamed_agree_and_are_counted(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_usage_so_far_goes_with_every_piece_of_its_own_choice(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as stack:
+            asked = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+            *chunks, last = events(await stack.chat(max_tokens=9, **asked))
+            counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+            assert (counts[0], counts[-1]) == (0, 9), "the role comes before any token"
+            assert counts == sorted(counts)
+            assert all(chunk["usage"]["prompt_tokens"] == last["usage"]["prompt_tokens"] > 0 for chunk in chunks)
+            assert all(chunk["usage"]["total_tokens"] == chunk["usage"]["prompt_tokens"] + count
+                       for chunk, count in zip(chunks, counts, strict=True))  # fmt: skip
+            assert (last["choices"], last["usage"]) == ([], chunks[-1]["usage"])
+            plain = events(await stack.chat(max_tokens=9, stream=True))
+            assert [c["choices"] for c in plain] == [c["choices"] for c in chunks], "nothing else differs"
+
+            *chunks, last = events(await stack.complete([PROMPT, "dog"], n=2, logprobs=0, max_tokens=5, **asked))
+            ended = {c["choices"][0]["index"]: c["usage"] for c in chunks if c["choices"][0]["finish_reason"]}
+            prompts = [len(stack.tokenizer.encode(text).ids) for text in (PROMPT, "dog")]
+            assert [ended[index]["prompt_tokens"] for index in range(4)] == [n for n in prompts for _ in range(2)]
+            assert [ended[index]["completion_tokens"] for index in range(4)] == [5] * 4
+            assert last["usage"]["total_tokens"] == sum(prompts) + 20
+            assert all(c["choices"][0]["logprobs"] for c in chunks if c["choices"][0]["text"])
+
+            alone = events(await stack.complete(PROMPT, stream=True, stream_options={"continuous_usage_stats": True}))
+            assert all(chunk["choices"] and chunk["usage"] for chunk in alone), "the last chunk was not asked for"
+
+    asyncio.run(scenario())
+
+
 def test_the_router_learns_how_each_request_fares(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as stack:
