@@ -5,7 +5,7 @@
 `dynamoc up` starts frontend, router and two workers, NVLink between them, with a model of Llama-3.1-8B's shape, random
 weights and a tokenizer of as many words, all made here (16 GB in FOLDER; nothing is downloaded). One prompt after
 another of as many tokens as one step takes, none with a prefix of another, is answered with four tokens. The workers'
-own metrics say what each hand-over took. `decoding may begin` is the time from the last computed layer at the prefill
+own metrics say what each transfer took. `decoding may begin` is the time from the last computed layer at the prefill
 worker until the decode worker has verified all KV and knows the first token: it includes what the head and the sampling
 of that token take, which no transfer causes. `written` is what was still to be written when that token was known.
 `--device cpu` runs the same over shared memory with a small model: to try the script, not for figures.
@@ -78,7 +78,7 @@ edges: [frontend -> router -> prefill, {{from: prefill, to: decode, transport: {
 """
 PROMPTS_HELD = 3
 ANSWER = 4
-WRITTEN, VERIFIED = "dynamoc_kv_transfer_exposed_seconds", "dynamoc_kv_hand_over_seconds"
+WRITTEN, VERIFIED = "dynamoc_kv_transfer_exposed_seconds", "dynamoc_kv_transfer_verified_seconds"
 TARGET_MS = 1.0
 READY_S = 420.0
 
@@ -145,7 +145,7 @@ def measure(spec: str, tokens: int, words: int, rounds: int) -> dict[str, list[f
             after = read(pipeline)
             step = {name: after[name] - before[name] for name in after}
             if (step[f"{WRITTEN}_count"], step[f"{VERIFIED}_count"]) != (1, 1):
-                raise SystemExit(f"one prompt was handed over otherwise than once: {step}")
+                raise SystemExit(f"one prompt was not transferred once: {step}")
             if turn > 1:
                 found["written"].append(1e3 * step[f"{WRITTEN}_sum"])
                 found["verified"].append(1e3 * step[f"{VERIFIED}_sum"])
@@ -160,7 +160,7 @@ def figures(found: dict[str, list[float]], kv_bytes: int, facts: dict[str, Any])
     """Written and verified."""
     return [
         {
-            "figure": f"hand-over between two workers, {name}",
+            "figure": f"KV between two workers, {name}",
             "ours": round(statistics.median(found[what]), 3),
             "ceiling": None,
             "peer": None,

@@ -56,9 +56,9 @@ class Telemetry:
         """A prompt was computed, and so much later its KV was written."""
         self._metrics.histogram("dynamoc_kv_transfer_exposed_seconds").labels(self._labels[0]).observe(seconds)
 
-    def handed_over(self, seconds: float) -> None:
+    def verified_after(self, seconds: float) -> None:
         """A prompt's last layer was computed at its prefill worker, and so much later it may be decoded here."""
-        self._metrics.histogram("dynamoc_kv_hand_over_seconds").labels(self._labels[0]).observe(seconds)
+        self._metrics.histogram("dynamoc_kv_transfer_verified_seconds").labels(self._labels[0]).observe(seconds)
 
     def received(self, verified: int, wrong: int) -> None:
         """Blocks arrived; their checksums were right or wrong."""
