@@ -92,15 +92,19 @@ def steps(count: int, cuts: set[int], on_written: Callable[[Written], None]) -> 
     count=st.integers(1, 80),
     resident=st.integers(0, 30),
     cuts=st.sets(st.integers(1, 320), max_size=4),
+    part_bytes=st.sampled_from([32 << 10, 300_000, 8 << 20]),
     order=st.randoms(use_true_random=False),
 )
-def test_every_layer_of_every_block_arrives_once(transport: str, count: int, resident: int, cuts: set[int], order):
+def test_every_layer_of_every_block_arrives_once(
+    transport: str, count: int, resident: int, cuts: set[int], part_bytes: int, order
+):
     resident = min(resident, count - 1)
     destinations = order.sample(range(80), count - resident)
 
     async def test() -> None:
         async with asyncio.timeout(LIMIT_S), connected(transport, 80) as ends:
             ends.pools[1].data[:] = b"\xa5" * ends.pools[1].data_bytes
+            ends.source.part_bytes = part_bytes
             pushes = ends.pushes(destinations, resident)
             steps(count, cuts, pushes.written)
             await pushes.settle()
@@ -145,6 +149,27 @@ def test_much_is_pushed_before_all_of_it_is_computed():
             assert {(part.first_block, part.blocks) for part in ends.told} == {(0, 40), (40, 40)}
             assert ends.sample("dynamoc_kv_transfer_exposed_seconds_count") == 1
             assert 0 < ends.sample("dynamoc_kv_transfer_exposed_seconds_sum") < 5
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_what_is_all_there_is_told_of_in_parts(transport: str):
+    async def test() -> None:
+        async with asyncio.timeout(LIMIT_S), connected(transport, 80) as ends:
+            ends.source.part_bytes = 16 * LAYOUT.block_bytes
+            pushes, order = ends.pushes(range(79, -1, -1)), tuple(range(80))
+            pushes.written(Written(1, 0, order, range(LAYOUT.layers), None))
+            await pushes.settle()
+
+            assert sorted((part.first_block, part.blocks) for part in ends.told) == [(16 * n, 16) for n in range(5)]
+            assert {(part.first, part.end) for part in ends.told} == {(0, LAYOUT.layers)}
+            assert (pushes.complete, pushes.moved_bytes) == (80, ends.pools[0].data_bytes)
+            assert 0 < pushes.age_s < LIMIT_S
+            arrivals = Arrivals(ends.target, range(79, -1, -1), LAYOUT.layers)
+            arrivals.add(ends.told)
+            assert await arrivals.wrong() == 0
+            assert ends.sample("dynamoc_kv_transfer_exposed_seconds_count") == 1, "one prompt, however many parts"
 
     asyncio.run(test())
 
