@@ -15,6 +15,9 @@ TIMEOUT_S = 5.0
 TIER_COPIES = ("offload", "onboard")
 """Operations between the tiers of one worker."""
 
+WORK = ("dynamoc_worker_steps_total", "dynamoc_worker_prompt_tokens_total", "dynamoc_worker_generated_tokens_total")
+"""What grows as soon as a worker does anything for a request; engines that are programs of their own count no steps."""
+
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 """Values by sample name, each with its labels."""
 
@@ -72,6 +75,8 @@ class Summary:
     transfer_failures: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    work: dict[str, float] = field(default_factory=dict)
+    """By worker, what only grows while it works; 0 for one that never did."""
 
 
 def summarise(manifest: Manifest, samples: dict[str, Samples]) -> Summary:
@@ -88,6 +93,11 @@ def summarise(manifest: Manifest, samples: dict[str, Samples]) -> Summary:
         transfer_failures=int(_total(workers, "dynamoc_kv_transfer_failures_total")),
         prompt_tokens=int(_total(frontends, "dynamoc_frontend_prompt_tokens_total")),
         cached_tokens=int(_total(frontends, "dynamoc_frontend_cached_tokens_total")),
+        work={
+            p.name: sum(_total([samples[p.name]], name) for name in WORK)
+            for p in manifest.processes
+            if p.role.is_worker and p.name in samples
+        },
     )
 
 
@@ -101,6 +111,13 @@ def counted_transports(manifest: Manifest) -> tuple[str, ...]:
     served = {process.component for process in manifest.processes if process.launch is not None}
     edges = (edge for edge in manifest.edges if edge.kind == "kv" and edge.target not in served)
     return tuple(sorted({edge.transport for edge in edges if edge.transport}))
+
+
+def idle_workers(manifest: Manifest, before: Summary, after: Summary) -> tuple[str, ...]:
+    """Workers that did nothing in between. Of a served engine only where another of its pool shows that it counts."""
+    counting = {p.component for p in manifest.processes if p.launch is None or after.work.get(p.name)}
+    known = (p.name for p in manifest.processes if p.component in counting and p.name in after.work)
+    return tuple(name for name in known if after.work[name] == before.work.get(name, 0.0))
 
 
 def problems(manifest: Manifest, summary: Summary) -> list[str]:

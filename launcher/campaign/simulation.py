@@ -59,6 +59,7 @@ def simulate(plan: Plan, manifest: Manifest, point: LoadPoint, gpus: int, run: s
         "tool_version": dynamoc.__version__,
         "gpus_allocated": gpus,
         "gpus_working": len({(p.node, gpu) for p in manifest.processes for gpu in p.gpus}),
+        "idle_workers": tuple(name for name, steps in pipeline.steps().items() if not steps),
         "labels": LABEL,
     }
     return row_of(point, measured, facts)

@@ -17,7 +17,15 @@ from dynamoc.launcher.results.acceptance import synthetic_acceptance
 from dynamoc.launcher.results.record import drift_of, figures_of
 from dynamoc.launcher.results.row import Row, encode_row
 from dynamoc.launcher.results.verdict import judge
-from dynamoc.launcher.scraping import ScrapeError, Summary, declared_transports, problems, scrape_run, summarise
+from dynamoc.launcher.scraping import (
+    ScrapeError,
+    Summary,
+    declared_transports,
+    idle_workers,
+    problems,
+    scrape_run,
+    summarise,
+)
 from dynamoc.runtime import environment
 from dynamoc.runtime.agent.record import write_atomically
 from dynamoc.runtime.manifest import Manifest
@@ -88,6 +96,7 @@ def _measure(
         "gpus_allocated": plan.gpus_allocated,
         "gpus_working": len({(p.node, gpu) for p in run.manifest.processes for gpu in p.gpus}),
         "transports": _used(before, after),
+        "idle_workers": idle_workers(run.manifest, before, after),
         "transports_declared": declared_transports(run.manifest),
         "synthetic": synthetic_acceptance(run.manifest),
     }

@@ -74,6 +74,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Set aside for the run, used or not."""
     gpus_working: int | None = None
     """Those that a process of the plan uses."""
+    idle_workers: tuple[str, ...] | None = None
+    """Workers that did nothing for any request of the point."""
     transports: tuple[str, ...] | None = None
     """What moved KV from prefill to decode while the point ran."""
     transports_declared: tuple[str, ...] | None = None

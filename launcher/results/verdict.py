@@ -132,6 +132,12 @@ def _idle_gpus(row: Row) -> Iterator[Finding]:
         yield Standing.SUSPECT, f"{says}; figures per GPU divide by {row.gpus_allocated}"
 
 
+def _idle_workers(row: Row) -> Iterator[Finding]:
+    if row.idle_workers:
+        names = ", ".join(f"`{name}`" for name in row.idle_workers)
+        yield Standing.SUSPECT, f"no request reached {names}: what is allocated to them counts and did nothing"
+
+
 def _clocks(row: Row) -> Iterator[Finding]:
     share = row.throttled_share
     if share is not None and share > THROTTLED_SHARE:
@@ -164,6 +170,7 @@ RULES: dict[str, Callable[[Row], Iterator[Finding]]] = {
     "client-limited": _client,
     "transport": _transport,
     "idle-gpus": _idle_gpus,
+    "idle-workers": _idle_workers,
     "clocks": _clocks,
     "synthetic-acceptance": _acceptance,
     "warm-up": _warmup,

@@ -98,6 +98,10 @@ class SimulatedPipeline:
 
     # ---- the clock ----------------------------------------------------------------------------------------
 
+    def steps(self) -> dict[str, int]:
+        """By worker, how many it has begun."""
+        return {name: worker.steps for name, worker in self._workers.items()}
+
     def _at(self, time_s: float, happens: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time_s, next(self._order), happens))
 

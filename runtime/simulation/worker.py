@@ -29,6 +29,7 @@ class SimulatedWorker:
         self._block_size = settings.kv.block_size
         self._step: Step | None = None
         self._drawn = 0
+        self.steps = 0
         self.info = WorkerInfo(
             address=WorkerAddress(process.name, 0, "", NO_PORT),
             component=process.component,
@@ -51,6 +52,7 @@ class SimulatedWorker:
         if not step.chunks:
             return None
         self._step = step
+        self.steps += 1
         return step_seconds(step, self._arguments, self._block_size)
 
     def end(self) -> None:

@@ -7,7 +7,16 @@ import socket
 import msgspec
 import pytest
 
-from dynamoc.launcher.scraping import Moved, ScrapeError, Summary, problems, scrape, scrape_run, summarise
+from dynamoc.launcher.scraping import (
+    Moved,
+    ScrapeError,
+    Summary,
+    idle_workers,
+    problems,
+    scrape,
+    scrape_run,
+    summarise,
+)
 from dynamoc.runtime.manifest import Edge, Launch, Manifest, ModelRef, ProcessSpec, Role
 from dynamoc.runtime.metrics import Metrics
 
@@ -60,6 +69,7 @@ def test_a_run_is_added_up_over_its_processes():
         checksum_failures=1,
         prompt_tokens=100,
         cached_tokens=32,
+        work={"prefill-0": 0.0, "decode-0": 0.0},
     )
     assert problems(manifest, summary) == ["1 blocks arrived with a wrong checksum"]
 
@@ -86,3 +96,11 @@ def test_what_an_engine_moves_itself_is_not_missed():
 def test_a_process_without_metrics_is_said():
     with pytest.raises(ScrapeError, match="no metrics from 127"):
         scrape("127.0.0.1", free_port())
+
+
+def test_a_worker_is_idle_if_nothing_it_counts_has_grown():
+    manifest = manifest_of(process("prefill-0", Role.PREFILL), process("decode-0", Role.DECODE))
+    before = Summary(work={"prefill-0": 10.0, "decode-0": 7.0})
+
+    assert idle_workers(manifest, before, Summary(work={"prefill-0": 12.0, "decode-0": 7.0})) == ("decode-0",)
+    assert idle_workers(manifest, before, Summary(work={"prefill-0": 3.0, "decode-0": 9.0})) == ()

@@ -85,6 +85,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("transport", {"transports": ("nixl", "tcp")}, "invalid", "KV moved by `tcp`; the plan declares `nixl`"),
     ("transport", {"transports": ()}, "suspect", "the plan declares transport `nixl`, and it moved no block"),
     ("idle-gpus", {"gpus_working": 6}, "suspect", "2 of 8 allocated GPUs are idle; figures per GPU divide by 8"),
+    ("idle-workers", {"idle_workers": ("decode-1",)}, "suspect", "no request reached `decode-1`: what is allocated"),
     ("clocks", {"throttled_share": 0.2}, "suspect", "GPUs were throttled for 20.0% of the time > 5%"),
     (
         "synthetic-acceptance",
