@@ -27,6 +27,7 @@ SPIN_S = 0.0002
 PAUSE_S = 0.0001
 """A wait looks without pause as long as a slot within a host takes, then every `PAUSE_S`."""
 DEVICES = "UCX_NET_DEVICES"
+LOG = "UCX_LOG_FILE"
 _SIOCGIFADDR = 0x8915
 _RDMA = Path("/sys/class/infiniband")
 
@@ -43,6 +44,7 @@ class Agent:
 
     def __init__(self, name: str, interface: str) -> None:
         """TransportError if NIXL or UCX is not there."""
+        os.environ.setdefault(LOG, "stderr")  # else standard output, where a probe says what it found
         api = _api()
         os.environ.setdefault(DEVICES, ",".join([interface, *_rdma_ports()]))
         strict = api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT

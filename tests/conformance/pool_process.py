@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from dynamoc.runtime.kv.transfer.checksums import digest
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.rows import Rows
 from dynamoc.runtime.transports.nixl import NixlTransport
-from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent
+from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent, interface_towards
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.shm import ShmTransport
@@ -88,25 +89,23 @@ def make_pool(transport: str, layout: KvLayout, blocks: int, device: int) -> Tes
 
 
 class Maker:
-    """Makes transports; all of nixl share one agent, since making one takes longer than most tests."""
+    """Makes transports. All of nixl share one agent: making one, and trying the way before, take longer than a test."""
 
     def __init__(self) -> None:
         self._agent: Agent | None = None
 
-    async def make(self, name: str, gate: Gate) -> Transport:
+    def make(self, name: str, gate: Gate) -> Transport:
         """A transport without a pool; one without a gate gets a small share of the device."""
         if name == "nixl":
-            made = NixlTransport(KEY, gate, self._agent)
-            await made.prepare(HOST)
-            self._agent = made.agent
-            return made
+            self._agent = self._agent or Agent(secrets.token_hex(8), interface_towards(HOST))
+            return NixlTransport(KEY, gate, self._agent)
         if name == "nvlink":
             return NvlinkTransport(KEY, ctas=1)
         return TcpTransport(KEY, gate) if name == "tcp" else ShmTransport(KEY, gate)
 
     async def start(self, name: str, pool: TestedPool, gate: Gate) -> Transport:
         """A transport over this pool that listens."""
-        made = await self.make(name, gate)
+        made = self.make(name, gate)
         made.register(pool)
         await made.start(HOST, 0)
         return made

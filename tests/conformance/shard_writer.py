@@ -55,7 +55,7 @@ async def pushed(ask: dict[str, Any], maker: Maker) -> list[dict[str, Any]]:
     for source in {crossing.source for crossing in found}:
         pool = make_pool(ask["name"], ask["total"], ask["x"], source, ask["tokens"])
         store(pool, share(ask["total"], ask["x"], source, ask["tokens"]))
-        ranks[source] = pool, await maker.make(ask["name"], Gate())
+        ranks[source] = pool, maker.make(ask["name"], Gate())
         ranks[source][1].register(pool)
     answers = await asyncio.gather(*(push(ask, crossing, ranks[crossing.source][1]) for crossing in found))
     for pool, transport in ranks.values():
