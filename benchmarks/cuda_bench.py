@@ -15,14 +15,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import cupy
 import numpy as np
-from cupy.cuda import runtime
+from cuda_run import skip
 
 from dynamoc.runtime.kv.cuda.copier import Copy, Runs
 from dynamoc.runtime.kv.cuda.device import wait_for
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
+
+try:
+    import cupy
+    from cupy.cuda import runtime
+except ImportError as missing:  # it is there only where GPUs are
+    skip(str(missing))
 
 BLOCK_BYTES = (16 << 10, 64 << 10, 256 << 10, 2 << 20)
 POISON = 0xA5

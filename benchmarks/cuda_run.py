@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
 
@@ -24,8 +24,13 @@ def need_gpus(count: int) -> None:
     except DeviceError as error:
         why = str(error)
     if why:
-        print(f"skipped: {why}", file=sys.stderr)
-        sys.exit(SKIPPED)
+        skip(why)
+
+
+def skip(why: str) -> NoReturn:
+    """End as a benchmark does that cannot be run here."""
+    print(f"skipped: {why}", file=sys.stderr)
+    sys.exit(SKIPPED)
 
 
 def say(answer: Any) -> None:
