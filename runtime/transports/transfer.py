@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 
 from dynamoc.runtime.kv.layout import KvLayout, Span
 from dynamoc.runtime.kv.pool import HostPool, Pool
@@ -64,11 +65,16 @@ class ThreadedTransfer:
         """When its bytes were there to be moved; a lane that has to wait for them sets it."""
         self._started_at = self.ready_at
         self._deadline_s = deadline_s
-        self._done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._completion: Completion | None = None
+        self._waiters: list[asyncio.Future[Completion]] = []
+        self._calls: list[Callable[[], object]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._stop = threading.Event()
         self._stopped: Stopped | None = None
         self._failed: BaseException | None = None
         self._lanes: list[Future[int]] = []
+        self._running = 0
 
     def run(self, executor: Executor, lanes: Sequence[Callable[[], int]]) -> None:
         """Start the lanes; each returns how many bytes it moved. Without lanes the transfer is done."""
@@ -76,19 +82,27 @@ class ThreadedTransfer:
 
     def follow(self, lanes: Sequence[Future[int]]) -> None:
         """End as these lanes, which somebody else runs, end."""
-        loop = asyncio.get_running_loop()
-        self._lanes = list(lanes)
-        timer = loop.call_later(self._deadline_s, self._expire)
-        waiting = asyncio.gather(*map(asyncio.wrap_future, self._lanes), return_exceptions=True)
-        waiting.add_done_callback(lambda settled: self._settle(settled.result(), timer))
+        self._lanes, self._running = list(lanes), len(lanes)
+        self._timer = self._loop.call_later(self._deadline_s, self._expire)
+        for lane in lanes:
+            lane.add_done_callback(self._lane_ended)
+        if not lanes:
+            self._settle()
 
     def on_settled(self, call: Callable[[], object]) -> None:
         """Call back on the event loop once the outcome is known."""
-        self._done.add_done_callback(lambda _: call())
+        if self._completion is None:
+            self._calls.append(call)
+        else:
+            self._loop.call_soon(call)
 
     async def wait(self) -> Completion:
         """How it ended."""
-        return await asyncio.shield(self._done)
+        if self._completion is not None:
+            return self._completion
+        waiter: asyncio.Future[Completion] = self._loop.create_future()
+        self._waiters.append(waiter)
+        return await waiter
 
     def cancel(self) -> None:
         """Ask the lanes to stop before their next unit."""
@@ -96,7 +110,7 @@ class ThreadedTransfer:
 
     def stop(self, why: Stopped) -> None:
         """End the transfer for this reason, unless it has one already."""
-        if self._stopped is None and not self._done.done():
+        if self._stopped is None and self._completion is None:
             self._stopped = why
             self._stop.set()
             for lane in self._lanes:
@@ -128,19 +142,43 @@ class ThreadedTransfer:
             self._stop.set()
             raise
 
-    def _settle(self, results: Sequence[int | BaseException], timer: asyncio.TimerHandle) -> None:
-        timer.cancel()
-        if self._done.done():
-            return
+    def _lane_ended(self, lane: Future[int]) -> None:
+        """In the lane's thread. Straight to the event loop: what waits for a prompt waits for every hop."""
+        del lane
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._count)
+
+    def _count(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._completion = completion = self._outcome([_result_of(lane) for lane in self._lanes])
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(completion)
+        for call in self._calls:
+            call()
+
+    def _outcome(self, results: Sequence[int | BaseException]) -> Completion:
         moved = sum(result for result in results if isinstance(result, int))
         seconds = time.monotonic() - self.ready_at
         if all(isinstance(result, int) for result in results):
-            self._done.set_result(Completion(Outcome.SUCCESS, moved, seconds, self.checksums))
-            return
-        raised = (r for r in results if isinstance(r, BaseException) and not isinstance(r, asyncio.CancelledError))
+            return Completion(Outcome.SUCCESS, moved, seconds, self.checksums)
+        raised = (r for r in results if isinstance(r, BaseException) and not isinstance(r, CancelledError))
         why = self._failed or next(raised, None) or self._stopped
         outcome = why.outcome if isinstance(why, Stopped) else Outcome.FAILURE
-        self._done.set_result(Completion(outcome, moved, seconds, reason=str(why)))
+        return Completion(outcome, moved, seconds, reason=str(why))
+
+
+def _result_of(lane: Future[int]) -> int | BaseException:
+    """Of a lane that has ended."""
+    if lane.cancelled():
+        return CancelledError()
+    return lane.exception() or lane.result()
 
 
 async def cancel_all(transfers: Iterable[Transfer]) -> None:

@@ -35,7 +35,8 @@ class Arrivals:
 
     async def wrong(self) -> int:
         """How many blocks are not what was sent: all, unless every layer of every block was named exactly once."""
-        found = [wrong for wrong in await asyncio.gather(*self._checks) if wrong.size]
+        # One after another: to wait for a check that has ended takes no turn of the event loop.
+        found = [wrong for check in self._checks if (wrong := await check).size]
         if not self._is_sane or not (self._written == 1).all():
             return len(self._blocks)
         return int(np.unique(np.concatenate(found)).size) if found else 0
