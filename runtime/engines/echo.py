@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from dynamoc.runtime.engines.arguments import read_arguments
+from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sequence import Sampled, Sequence, Step
 from dynamoc.runtime.engines.paged import PagedRunner, certain
@@ -29,9 +30,11 @@ class EchoRunner(PagedRunner):
         self._eos_token_id = read_arguments("echo", settings.args, EchoArguments).eos_token_id
         self.eos_token_ids = frozenset([self._eos_token_id])
 
-    def execute(self, step: Step, progress: StepProgress | None = None) -> list[Sampled]:
+    def execute(
+        self, step: Step, progress: StepProgress | None = None, arriving: Arriving | None = None
+    ) -> list[Sampled]:
         """Check and write the pages, and repeat the prompt; PageError for a bad page."""
-        del progress  # pages have one layer
+        del progress, arriving  # pages have one layer: they are told, and arrive, whole
         self.read_and_write(step)
         return [self._echo(chunk.sequence) for chunk in step.chunks if chunk.sample]
 

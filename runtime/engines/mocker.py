@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from dynamoc.runtime.engines.arguments import read_arguments
+from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Step
 from dynamoc.runtime.engines.paged import PagedRunner, certain
@@ -56,9 +57,11 @@ class MockRunner(PagedRunner):
         self._block_size = settings.kv.block_size
         self._clock = StepClock()
 
-    def execute(self, step: Step, progress: StepProgress | None = None) -> list[Sampled]:
+    def execute(
+        self, step: Step, progress: StepProgress | None = None, arriving: Arriving | None = None
+    ) -> list[Sampled]:
         """Check and write the pages, draw the tokens, and return when the time is up; PageError for a bad page."""
-        del progress  # pages have one layer
+        del progress, arriving  # pages have one layer: they are told, and arrive, whole
         seconds = step_seconds(step, self._arguments, self._block_size)
         deadline = self._clock.begin(step, seconds)
         words = self.read_and_write(step)

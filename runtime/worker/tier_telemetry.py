@@ -30,6 +30,9 @@ class TierTelemetry:
         for tier, blocks in report.corrupt.items():
             counter("dynamoc_kv_tier_corrupt_blocks_total").labels(tier).inc(blocks)
         counter("dynamoc_kv_tier_recomputed_blocks_total").inc(report.recomputed)
+        counter("dynamoc_kv_overlapped_prompts_total").inc(report.overlapped)
+        counter("dynamoc_kv_layer_wait_seconds_total").inc(report.layer_wait_s)
+        counter("dynamoc_kv_void_steps_total").inc(report.void_steps)
         for labels, copies in report.ways.items():
             counter("dynamoc_kv_way_copies_total").labels(*labels).inc(copies)
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dynamoc.runtime import environment
+from dynamoc.runtime.engines.native.arriving import Arriving, NotArrivedError
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.native.scheduler import Scheduler
@@ -18,7 +19,6 @@ from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Request
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.kv.tiers.device import Device, device_of
-from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.page import page_format
 from dynamoc.runtime.kv.tiers.stack import TierStack
 from dynamoc.runtime.kv.transfer.measured import Measured
@@ -142,12 +142,15 @@ class CoreEngine:
         def on_read(blocks: list[int]) -> None:
             self._post(lambda scheduler: scheduler.read(blocks))
 
-        def on_loaded(key: RequestKey, _load: Load) -> None:
+        def on_loaded(key: RequestKey) -> None:
             self._post(lambda scheduler: scheduler.loaded(key))
+
+        def on_arrived(key: RequestKey) -> None:
+            self._post(lambda scheduler: scheduler.arrived(key))
 
         budget = environment.read("DYNAMOC_KV_DISK_DAILY_WRITE_BYTES")
         self._stack = TierStack(self._device, cache, on_read, self._look, daily_write_bytes=budget)
-        scheduler.tiering = Tiering(self._stack, scheduler.blocks, on_loaded)
+        scheduler.tiering = Tiering(self._stack, scheduler.blocks, on_loaded, on_arrived)
 
     def _look(self) -> None:
         """A copy has completed: there may be news to tell."""
@@ -191,19 +194,34 @@ class CoreEngine:
             while self._commands:
                 self._commands.popleft()(scheduler)
             step = scheduler.schedule()
-        sampled = self._execute(step) if step.chunks else []
+        if self._device is not None:
+            self._device.computes = bool(step.chunks)
+        arriving = self._arriving(step)
+        try:
+            sampled = self._execute(step, arriving) if step.chunks else []
+        except NotArrivedError as error:
+            log.warning("a step is computed again, because blocks did not arrive: %s", error)
+            sampled = None
         if scheduler.tiering is not None:
-            scheduler.tiering.observe(step, time.monotonic() - started)
+            scheduler.tiering.observe(step, time.monotonic() - started, arriving, void=sampled is None)
         with self._books:
-            scheduler.finish(step, sampled)
+            if sampled is None:
+                scheduler.undo(step)
+            else:
+                scheduler.finish(step, sampled)
             return self._report(scheduler, step, started)
 
-    def _execute(self, step: Step) -> list[Sampled]:
+    def _arriving(self, step: Step) -> Arriving | None:
+        """What the step has to wait for."""
+        loads = [chunk.sequence.arriving for chunk in step.chunks if chunk.sequence.arriving is not None]
+        return Arriving(loads, self._device.format.group_layers) if loads and self._device is not None else None
+
+    def _execute(self, step: Step, arriving: Arriving | None) -> list[Sampled]:
         if self._on_written is None or not any(chunk.sequence.hold_kv for chunk in step.chunks):
-            return self._runner.execute(step)
+            return self._runner.execute(step, arriving=arriving)
         layout = self._runner.layout()
         progress = StepProgress(step, layout.layers, layout.block_size, self._on_written)
-        sampled = self._runner.execute(step, progress)
+        sampled = self._runner.execute(step, progress, arriving)
         progress.finish()
         return sampled
 

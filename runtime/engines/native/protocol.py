@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sequence import Sampled, Step
 from dynamoc.runtime.kv.layout import KvLayout
@@ -28,10 +29,14 @@ class Runner(Protocol):
         """The pool whose block indices the sequences carry; after `load`."""
         ...
 
-    def execute(self, step: Step, progress: StepProgress | None = None) -> list[Sampled]:
+    def execute(
+        self, step: Step, progress: StepProgress | None = None, arriving: Arriving | None = None
+    ) -> list[Sampled]:
         """Compute a step: one `Sampled` per chunk with `sample`, in order. Called from one thread only.
 
         Whoever asks for `progress` wants to hear of groups of layers; what is not said meanwhile is true at the end.
+        While blocks are `arriving`, each layer is asked for before any of it is read. NotArrivedError: nothing of the
+        step counts, nothing of it was told, and nothing of it is written any more.
         """
         ...
 

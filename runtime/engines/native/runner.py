@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from dynamoc.runtime.engines.arguments import read_arguments
+from dynamoc.runtime.engines.native.arriving import Arriving, NotArrivedError
 from dynamoc.runtime.engines.native.attention.sdpa import SdpaAttention
 from dynamoc.runtime.engines.native.batch import build_batch
 from dynamoc.runtime.engines.native.linear import MakeLinear, PackedLinear, PlainLinear, packing_available
@@ -104,28 +105,41 @@ class TorchRunner:
         assert self._memory is not None, "load() comes first"
         return self._memory.pool
 
-    def execute(self, step: Step, progress: StepProgress | None = None) -> list[Sampled]:
+    def execute(
+        self, step: Step, progress: StepProgress | None = None, arriving: Arriving | None = None
+    ) -> list[Sampled]:
         """One forward pass over all chunks; only the sampled rows meet the LM head."""
+        try:
+            return self._execute(step, progress, arriving)
+        except NotArrivedError:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # what was begun writes blocks that others may have soon
+            raise
+
+    def _execute(self, step: Step, progress: StepProgress | None, arriving: Arriving | None) -> list[Sampled]:
         assert self.model is not None, "load() comes first"
         assert self._attention is not None
         with torch.inference_mode():
             batch = build_batch(step, self._layout.block_size)
             self._attention.plan(batch)
             device = self.device
-            stored = None if progress is None else self._stored(progress)
-            hidden = self.model.hidden(batch.tokens.to(device), batch.positions.to(device), self._attention, stored)
+            stored = None if progress is None else self._stored(progress, arriving)
+            needed = None if arriving is None else arriving.need
+            tokens, positions = batch.tokens.to(device), batch.positions.to(device)
+            hidden = self.model.hidden(tokens, positions, self._attention, stored, needed)
             if not batch.sampled:
                 return []
             logits = self.model.logits(hidden.index_select(0, batch.sampled_rows.to(device)))
             # Tokens are drawn on the host; waiting for them also means that all KV before them is in the pool.
             return sample(logits.cpu(), batch.sampled)
 
-    def _stored(self, progress: StepProgress) -> Callable[[int], None]:
-        """Tells `progress` of the groups of layers it wants to hear of."""
-        progress.begin(self._event())
+    def _stored(self, progress: StepProgress, arriving: Arriving | None) -> Callable[[int], None]:
+        """Tells `progress` of the groups of layers it wants to hear of, once the step cannot be void any more."""
+        if arriving is None:
+            progress.begin(self._event())
 
         def stored(layers: int) -> None:
-            if layers in progress.ends:
+            if layers in progress.ends and (arriving is None or arriving.is_complete):
                 progress.reached(layers, self._event())
 
         return stored

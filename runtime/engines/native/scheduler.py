@@ -8,12 +8,13 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from dynamoc.runtime.engines.native.blocks import BlockManager
+from dynamoc.runtime.engines.native.limits import Limits
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
 from dynamoc.runtime.engines.native.tiering import Tiering
 from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Prefilled, RequestKey, Reserved, StepReport
 from dynamoc.runtime.kv.tiers.onboard import Found
 from dynamoc.runtime.manifest import WorkerSettings
-from dynamoc.runtime.plane.messages import FinishReason, TokenOutput
+from dynamoc.runtime.plane.messages import TokenOutput
 
 
 @dataclass(slots=True)
@@ -31,7 +32,8 @@ class Scheduler:
 
     A request is in one place: `waiting` for blocks, in line; `loading`, while the KV tiers fill its blocks, or
     `reserved`, while a peer does; `ready` for a place among `running`; `held` after its prefill, until its blocks
-    were sent; or `quarantined`, only its blocks.
+    were sent; or `quarantined`, only its blocks. One that is `arriving` is computed while later layers of its blocks
+    are being loaded: its `computed` counts them already, but nobody else may have them yet.
     """
 
     def __init__(self, settings: WorkerSettings, blocks: int, eos_token_ids: frozenset[int]) -> None:
@@ -41,8 +43,8 @@ class Scheduler:
         # Decodes are never left out of a step, and one token of every step is left for a prefill under way.
         self._max_sequences = min(settings.max_sequences, settings.max_batched_tokens)
         self._max_batched_tokens = settings.max_batched_tokens
-        self._max_length = min(settings.context_length, blocks * settings.kv.block_size)
-        self._eos_token_ids = eos_token_ids
+        longest = min(settings.context_length, blocks * settings.kv.block_size)
+        self._limits = Limits(longest, f"{blocks} blocks of {settings.kv.block_size} tokens", eos_token_ids)
         self._waiting: OrderedDict[RequestKey, Sequence] = OrderedDict()
         self._wants_reservation: set[RequestKey] = set()
         self.tiering: Tiering | None = None
@@ -78,7 +80,7 @@ class Scheduler:
         self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
         self._touch(sequence)
         sequence.tokens.extend(first.tokens)
-        reason = self._finish_reason(sequence)
+        reason = self._limits.finish_reason(sequence)
         if reason is None and first.finish is None:
             self._ready[key] = sequence
             return
@@ -93,20 +95,43 @@ class Scheduler:
         if sequence is not None:
             self._ready[key] = sequence
 
+    def arrived(self, key: RequestKey) -> None:
+        """Some layers of all blocks that are loaded are there: compute on them, if the others will come in time."""
+        sequence = self._loading.get(key)
+        if sequence is None or self.tiering is None or key in self._wants_reservation:
+            return
+        load = self.tiering.load_of(key)
+        tokens = len(sequence.tokens) - sequence.computed - len(load.blocks) * self.blocks.block_size
+        if self.tiering.comes_in_time(load, min(tokens, self._max_batched_tokens)):
+            self._ready[key] = self._loading.pop(key)
+            sequence.arriving = load
+            sequence.computed += len(load.blocks) * self.blocks.block_size
+
     def loaded(self, key: RequestKey) -> None:
         """The tiers are done: what they filled is shared, the rest is computed, or written by a peer."""
+        filled = None if self.tiering is None else self.tiering.loaded(key)
+        early = self._ready.get(key) or self._running.get(key)
+        if filled is not None and early is not None and early.arriving is not None:
+            early.computed -= len(early.arriving.blocks) * self.blocks.block_size
+            self._take_in(early, filled)
         sequence = self._loading.pop(key, None)
-        if sequence is None or self.tiering is None:
+        if filled is None or sequence is None:
             return
-        tokens = self.tiering.loaded(key) * self.blocks.block_size
-        sequence.computed += tokens
-        sequence.cached_tokens += tokens
-        self._counters.cached_tokens += tokens
-        self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
+        self._take_in(sequence, filled)
         if key in self._wants_reservation:
             self._set_aside(sequence)
         else:
             self._ready[key] = sequence
+
+    def undo(self, step: Step) -> None:
+        """The step was given up: prompts whose layers did not come wait for all of them; nothing else has changed."""
+        for sequence in (chunk.sequence for chunk in step.chunks):
+            load = sequence.arriving
+            if load is not None and self.tiering is not None and load.groups_there < load.groups:
+                self.tiering.was_late(load)
+                sequence.computed -= len(load.blocks) * self.blocks.block_size
+                sequence.arriving = None
+                self._loading[sequence.key] = self._running.pop(sequence.key)
 
     def read(self, blocks: list[int]) -> None:
         """Copies to the tiers no longer read these blocks."""
@@ -149,7 +174,7 @@ class Scheduler:
         chunks = self._decodes()
         budget = self._max_batched_tokens - len(chunks)
         for sequence in self._running.values():
-            if budget and len(sequence.tokens) - sequence.computed > 1:
+            if budget and len(sequence.tokens) - sequence.computed > 1 and self._may_compute(sequence, budget):
                 chunks.append(_chunk(sequence, budget))
                 budget -= chunks[-1].count
         while self._waiting:
@@ -168,6 +193,10 @@ class Scheduler:
         block_size = self.blocks.block_size
         for chunk in step.chunks:
             sequence = chunk.sequence
+            if sequence.arriving is not None:
+                # The step waited for every layer of these blocks.
+                sequence.computed -= len(sequence.arriving.blocks) * block_size
+                self._take_in(sequence, len(sequence.arriving.blocks))
             before, sequence.computed = sequence.computed, chunk.start + chunk.count
             if before // block_size != sequence.computed // block_size:
                 spare = sequence.spare if sequence.hold_kv else None
@@ -213,21 +242,10 @@ class Scheduler:
 
     def _refuse(self, request: EngineRequest) -> bool:
         """Whether the request ends here; then its output says why."""
-        key, length = request.key, len(request.tokens)
-        if not 0 <= request.generated < max(length, 1):
-            text = f"{length} tokens of which {request.generated} were generated leave no prompt"
-        elif not length:
-            text = "the prompt has no tokens"
-        elif length >= self._max_length:
-            pool = f"{self.blocks.total} blocks of {self.blocks.block_size} tokens"
-            text = f"{length} tokens leave no room to generate: the limit is {self._max_length} (pool: {pool})"
-        elif request.generated >= request.sampling.max_tokens:
-            self._report.outputs.append(TokenOutput(key, (), "length"))
-            return True
-        else:
-            return False
-        self._report.outputs.append(TokenOutput(key, (), "error", error=text))
-        return True
+        refusal = self._limits.refusal(request)
+        if refusal is not None:
+            self._report.outputs.append(refusal)
+        return refusal is not None
 
     def _promote(self) -> None:
         while self._ready and len(self._running) < self._max_sequences:
@@ -239,7 +257,7 @@ class Scheduler:
         running, block_size = self._running, self.blocks.block_size
         for sequence in tuple(running.values()):
             length = len(sequence.tokens)
-            if length - sequence.computed != 1 or sequence.key not in running:
+            if length - sequence.computed != 1 or sequence.key not in running or not self._may_compute(sequence, 1):
                 continue
             if length <= len(sequence.blocks) * block_size or self._grow(sequence):
                 chunks.append(Chunk(sequence, length - 1, 1, True))
@@ -255,12 +273,32 @@ class Scheduler:
                 return False
         return True
 
+    def _may_compute(self, sequence: Sequence, budget: int) -> bool:
+        """Whether all its blocks are there, or the layers that are not will be when they are needed."""
+        if sequence.arriving is None or self.tiering is None:
+            return True
+        tokens = min(len(sequence.tokens) - sequence.computed, budget)
+        return self.tiering.comes_in_time(sequence.arriving, tokens)
+
+    def _take_in(self, sequence: Sequence, blocks: int) -> None:
+        """So many blocks were loaded: share them."""
+        sequence.arriving = None
+        tokens = blocks * self.blocks.block_size
+        sequence.computed += tokens
+        sequence.cached_tokens += tokens
+        self._counters.cached_tokens += tokens
+        spare = sequence.spare if sequence.hold_kv else None
+        self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed, spare)
+
     def _let_go(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)
         self.blocks.release(sequence.spare)
 
     def _preempt(self, sequence: Sequence) -> None:
         del self._running[sequence.key]
+        if sequence.arriving is not None and self.tiering is not None:
+            self.tiering.forget(sequence.key)
+            sequence.arriving = None
         self.blocks.release(sequence.blocks)
         sequence.blocks, sequence.computed = [], 0
         self._waiting[sequence.key] = sequence
@@ -274,12 +312,12 @@ class Scheduler:
             return False
         if not reserving and (not budget or len(self._running) >= self._max_sequences):
             return False
-        found = None if self.tiering is None else self.tiering.look_up(sequence.tokens)
+        found = None if self.tiering is None else self.tiering.look_up(sequence.tokens, overlap=not reserving)
         if found is not None and self._must_wait(found):
             return False
         if not self._allocate(sequence):
             return False
-        if found is not None and self.tiering is not None and self.tiering.load(sequence, found):
+        if found is not None and self.tiering is not None and self.tiering.load(sequence, found, overlap=not reserving):
             self._loading[sequence.key] = sequence
         elif reserving:
             self._set_aside(sequence)
@@ -322,7 +360,7 @@ class Scheduler:
         first = len(sequence.tokens) == sequence.prompt_tokens
         sequence.tokens.append(sampled.token)
         self._counters.generated_tokens += 1
-        reason = self._finish_reason(sequence)
+        reason = self._limits.finish_reason(sequence)
         if first or reason is not None:
             self._touch(sequence)
         output = TokenOutput(
@@ -341,16 +379,6 @@ class Scheduler:
         if reason is not None:
             del self._running[sequence.key]
             self.blocks.release(sequence.blocks)
-
-    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        """Why the sequence ends with its last token, or None."""
-        token, sampling = sequence.tokens[-1], sequence.sampling
-        if token in sampling.stop_token_ids or (token in self._eos_token_ids and not sampling.ignore_eos):
-            return "stop"
-        length = len(sequence.tokens)
-        if length >= self._max_length or length - sequence.prompt_tokens + sequence.generated >= sampling.max_tokens:
-            return "length"
-        return None
 
 
 def _sequence(request: EngineRequest) -> Sequence:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.plane.messages import Sampling, TokenLogprob
 
 
@@ -30,6 +31,8 @@ class Sequence:
     """It had blocks before; what it finds in the cache from now on it may have computed itself."""
     told: int = 0
     """Leading blocks whose content was told to whoever sends it on."""
+    arriving: Load | None = None
+    """What still fills leading blocks of it, layer by layer."""
     spare: list[int] = field(default_factory=list)
     """Blocks it does not need any more but that may still be read, because they were told."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import xxhash
 
+from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.blocks import BlockManager, Node
 from dynamoc.runtime.engines.native.sequence import Sequence, Step
 from dynamoc.runtime.kv.hashing import SEED, extend
-from dynamoc.runtime.kv.tiers.choice import PrefillSpeed
+from dynamoc.runtime.kv.tiers.choice import PrefillSpeed, comes_in_time
 from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.onboard import Found
 from dynamoc.runtime.kv.tiers.page import PageKey, page_name
@@ -36,13 +38,21 @@ class _Reading:
 class Tiering:
     """The tiers as one scheduler uses them. Not thread-safe: copies report through the engine's commands."""
 
-    def __init__(self, stack: TierStack, blocks: BlockManager, on_loaded: Callable[[int, Load], None]) -> None:
+    def __init__(
+        self,
+        stack: TierStack,
+        blocks: BlockManager,
+        on_loaded: Callable[[int], None],
+        on_arrived: Callable[[int], None],
+    ) -> None:
         self.speed = PrefillSpeed()
         self._reading: list[_Reading] = []
         self._stack = stack
         self._blocks = blocks
         self._on_loaded = on_loaded
+        self._on_arrived = on_arrived
         self._loading: dict[int, tuple[Load, bytes]] = {}
+        self._late: set[Load] = set()
         self._pack = struct.Struct(f"<{blocks.block_size}I").pack
 
     @property
@@ -52,42 +62,70 @@ class Tiering:
 
     # ---- up -----------------------------------------------------------------------------------------------
 
-    def look_up(self, tokens: Items[int]) -> Found:
-        """What the tiers hold of a prompt after what is on the device, short of its last token."""
+    def look_up(self, tokens: Items[int], *, overlap: bool = False) -> Found:
+        """What the tiers hold of a prompt after what is on the device, short of its last token.
+
+        With `overlap`, the rest of the prompt can be computed meanwhile.
+        """
         matched = self._blocks.match(tokens)
         parent = self._blocks.node(matched[-1]) if matched else None
         seconds = self.speed.seconds_per_token
         keys = self._keys(tokens, len(matched), parent)
-        return self._stack.onboarder.look_up(keys, None if seconds is None else seconds * self._blocks.block_size)
+        block_s = None if seconds is None else seconds * self._blocks.block_size
+        return self._stack.onboarder.look_up(keys, block_s, overlap=overlap)
 
     def is_under_way(self, found: Found) -> bool:
         """Whether another request is loading the same prefix: it is worth waiting for."""
         first = found.keys[0].name if found.useful else b""
         return any(name == first for _, name in self._loading.values())
 
-    def load(self, sequence: Sequence, found: Found) -> bool:
-        """Begin to fill a sequence's own blocks; False if there is nothing to load after all."""
+    def load(self, sequence: Sequence, found: Found, *, overlap: bool = False) -> bool:
+        """Begin to fill a sequence's own blocks; False if there is nothing to load after all.
+
+        With `overlap`, first layers first, as soon as it is known what computing takes.
+        """
         onboarder = self._stack.onboarder
         onboarder.decided(found)
         if not found.useful:
             return False
         first = sequence.computed // self._blocks.block_size
         blocks, key = sequence.blocks[first : first + found.useful], sequence.key
-        load = onboarder.load(found, blocks, lambda load: self._on_loaded(key, load))
+        in_pieces = overlap and self.speed.seconds_per_token is not None
+        arrived = (lambda _load: self._on_arrived(key)) if in_pieces else None
+        load = onboarder.load(found, blocks, lambda _load: self._on_loaded(key), arrived)
         if load is None:
             return False
         self._loading[key] = load, found.keys[0].name
         return True
 
-    def loaded(self, key: int) -> int:
-        """A load is over: how many of the sequence's next blocks hold their content."""
-        load, _ = self._loading.pop(key)
+    def load_of(self, key: int) -> Load:
+        """That of a sequence that is loading."""
+        return self._loading[key][0]
+
+    def comes_in_time(self, load: Load, tokens: int) -> bool:
+        """Whether a step that computes so many tokens now would, as far as can be foreseen, wait for no layer."""
+        seconds = self.speed.seconds_per_token
+        if seconds is None or load in self._late or load.is_short:
+            return load.groups_there == load.groups
+        return comes_in_time(load.groups_there, load.groups, time.monotonic() - load.started, tokens * seconds)
+
+    def was_late(self, load: Load) -> None:
+        """A step waited for it in vain: none does so again."""
+        self._late.add(load)
+
+    def loaded(self, key: int) -> int | None:
+        """A load is over: how many of the sequence's next blocks hold their content. None: it was forgotten."""
+        load, _ = self._loading.pop(key, (None, b""))
+        if load is None:
+            return None
+        self._late.discard(load)
         return load.prefix
 
     def forget(self, key: int) -> None:
         """The sequence is dropped: nothing writes to its blocks when this returns."""
         loading = self._loading.pop(key, None)
         if loading is not None:
+            self._late.discard(loading[0])
             loading[0].revoke()
 
     # ---- down ---------------------------------------------------------------------------------------------
@@ -116,8 +154,14 @@ class Tiering:
                 self._reading.remove(reading)
                 self._blocks.release(reading.blocks)
 
-    def observe(self, step: Step, seconds: float) -> None:
-        """Learn how fast prompts are computed, from steps that compute little else."""
+    def observe(self, step: Step, seconds: float, arriving: Arriving | None = None, *, void: bool = False) -> None:
+        """Learn how fast prompts are computed, from steps that compute little else; count what had to be waited for."""
+        if arriving is not None:
+            prompts = sum(chunk.sequence.arriving is not None for chunk in step.chunks)
+            self._stack.tally.overlapped(0 if void else prompts, arriving.waited_s, void_steps=int(void))
+            seconds -= arriving.waited_s
+        if void:
+            return
         prompt = sum(chunk.count for chunk in step.chunks if chunk.count > 1)
         if prompt > len(step.chunks):
             self.speed.observe(prompt, seconds)

@@ -61,6 +61,11 @@ class Load:
         """How many leading groups of layers are complete in all blocks."""
         return next((group for group, blocks in enumerate(self._absent) if blocks), self.groups)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether some of it will never come."""
+        return not self.wants(len(self.blocks) - 1) and self.groups_there < self.groups
+
     def wants(self, start: int) -> bool:
         """Whether there is any use in reading on for the block at this position."""
         return not self._revoked and start < self._limit

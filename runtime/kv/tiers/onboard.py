@@ -62,10 +62,11 @@ class Onboarder:
         self._watch = threading.Thread(target=self._expire, name="kv-deadlines", daemon=True)
         self._watch.start()
 
-    def look_up(self, keys: Sequence[PageKey], compute_s: float | None) -> Found:
+    def look_up(self, keys: Sequence[PageKey], compute_s: float | None, *, overlap: bool = False) -> Found:
         """What the tiers hold of a prompt, and how much of it is worth loading.
 
-        `compute_s` is what a block takes to compute; None: unknown, so everything is loaded.
+        `compute_s` is what a block takes to compute; None: unknown, so everything is loaded. With `overlap`, first
+        layers come first, and the rest of the prompt is computed meanwhile.
         """
         sources = self._locate(keys)
         if not sources or compute_s is None:
@@ -73,7 +74,10 @@ class Onboarder:
         frame = self._device.format.frame_bytes
         seconds = [frame / self._tiers[source].reading.bytes_per_s for source in sources]
         start_s = max(self._tiers[source].latency_s + self._queue_s(self._tiers[source]) for source in set(sources))
-        return Found(keys, sources, useful_prefix(seconds, compute_s, start_s))
+        pieces = min(len(self._pieces(self._tiers[source], in_pieces=overlap)) for source in set(sources))
+        # Beside what no tier holds, there is always the block of the last token.
+        rest = len(keys) - len(sources) + 1
+        return Found(keys, sources, useful_prefix(seconds, compute_s, start_s, pieces, rest))
 
     def credits(self, compute_s: float) -> tuple[float | None, ...]:
         """For G2, G3, G4: what loading a block saves of the `compute_s` it takes to compute; None if not measured."""

@@ -63,13 +63,19 @@ class TierReport:
     """Blocks that a tier holds, but that were faster computed than loaded."""
     in_flight: dict[Path, int] = field(default_factory=dict)
     levels: tuple[Level, ...] = ()
+    overlapped: int = 0
+    """Prompts of which a step computed the first layers while later ones were being loaded."""
+    layer_wait_s: float = 0.0
+    void_steps: int = 0
+    """Steps that were given up because layers did not come."""
     ways: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Copies between a GPU and host memory, by way and operation."""
 
     @property
     def has_news(self) -> bool:
         """Whether anything was counted."""
-        return bool(self.copied or self.skipped or self.corrupt or self.hits or self.recomputed or self.ways)
+        blocks = self.copied or self.skipped or self.corrupt or self.hits or self.recomputed or self.ways
+        return bool(blocks or self.overlapped or self.void_steps)
 
 
 class Tally:
@@ -123,6 +129,13 @@ class Tally:
         with self._lock:
             self._report.hits.update(hits)
             self._report.recomputed += recomputed
+
+    def overlapped(self, prompts: int, waited_s: float, void_steps: int) -> None:
+        """A step was computed, or given up, while blocks of prompts were arriving."""
+        with self._lock:
+            self._report.overlapped += prompts
+            self._report.layer_wait_s += waited_s
+            self._report.void_steps += void_steps
 
     def take(self, levels: tuple[Level, ...]) -> TierReport:
         """Everything since the last call."""

@@ -47,15 +47,23 @@ class Llama:
         self.rotary = rotary
 
     def hidden(
-        self, tokens: Tensor, positions: Tensor, attention: Attention, stored: Callable[[int], None] | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        stored: Callable[[int], None] | None = None,
+        needed: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Run all layers over `[tokens]`; `[tokens, width]` before the final norm.
 
-        `stored` hears how many layers have their keys and values in the pool.
+        `stored` hears how many layers have their keys and values in the pool; `needed`, of each layer whose keys and
+        values are read next, and returns when they may be.
         """
         rows = self.rotary.rows(positions)
         x = self.embedding.index_select(0, tokens).to(self.norm.dtype)
         for index, layer in enumerate(self.layers):
+            if needed is not None:
+                needed(index)
             attended = self._attend(index, layer, x, rows, attention)
             if stored is not None:
                 stored(index + 1)

@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tier_kit import FRAME, LAYOUT, WAIT_S, Rig, chain, content, disk, host, objects, rig
 
 from dynamoc.runtime.kv.tiers import load as load_module
-from dynamoc.runtime.kv.tiers.choice import useful_prefix
 from dynamoc.runtime.kv.tiers.device import AsItIs
 from dynamoc.runtime.kv.tiers.disk import Disk
 from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
@@ -239,17 +238,6 @@ def test_a_tier_without_room_for_a_page_is_an_error(tier: str, tmp_path: Path) -
 
     with pytest.raises(ValueError, match=f"too small for a single page: one takes {FRAME} bytes"):
         Rig(cache)
-
-
-# ---- the decision ------------------------------------------------------------------------------------------
-
-
-def test_the_cheapest_split_is_loaded() -> None:
-    assert useful_prefix([1, 1, 1], 2, 0.5) == 3
-    assert useful_prefix([1, 1, 1], 2, 4) == 0, "the start costs more than it saves"
-    assert useful_prefix([1, 1, 5, 5], 2, 0.5) == 2, "host memory yes, the object store no"
-    assert useful_prefix([1, 5, 1, 1, 1, 1], 2, 0.5) == 6, "a slow block between fast ones"
-    assert useful_prefix([], 2, 0.5) == 0
 
 
 # ---- anything in any order ---------------------------------------------------------------------------------
