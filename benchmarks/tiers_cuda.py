@@ -37,6 +37,7 @@ from dynamoc.runtime.kv.tiers.frames import Frames
 from dynamoc.runtime.kv.tiers.page import page_format, page_of
 from dynamoc.runtime.kv.tiers.stack import TierStack
 from dynamoc.runtime.kv.tiers.ways import Ways
+from dynamoc.runtime.kv.transfer.measured import Way
 from dynamoc.runtime.manifest import CacheSettings, DiskTier
 
 BLOCK_SIZES = (16, 8)
@@ -54,7 +55,7 @@ class Rig:
         random = cupy.random.default_rng(block_size)
         self.expected = random.integers(0, 2**63, self.total // 8, cupy.int64)
         format_ = page_format(self.layout, "benchmark")
-        self.device = CudaDevice(self.pool, format_, Ways(known_links()))
+        self.device = CudaDevice(self.pool, format_, Ways(known_links(), Way.BATCH))
         size = self.blocks * 5 // 4 * format_.frame_bytes
         disk = None if folder is None else DiskTier(str(folder), size)
         tiers = CacheSettings(host_bytes=None if disk else size, disk=disk, admission="all")

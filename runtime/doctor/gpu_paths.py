@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from dynamoc.runtime.kv.cuda.copier import Copier, Runs
 from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, require_devices, runtime, wait_for
 from dynamoc.runtime.kv.cuda.pool import DevicePool, PinnedPool
 from dynamoc.runtime.kv.cuda.staged import StagedCopier
+from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.measured import Missing, Place, Sample, Way
 
 MORE = 8
@@ -112,10 +114,17 @@ class _Paths:
 
 def _over_pcie(run_bytes: int, total: int) -> Iterator[Sample | Missing]:
     host = random_pool(run_bytes, total)
-    sent = rows(host).copy()
-    pinned, device, paths = PinnedPool(host), DevicePool(layout_of(run_bytes), host.blocks, 0), _Paths()
+    with contextlib.ExitStack() as owned:
+        owned.callback(host.close)
+        device = owned.enter_context(contextlib.closing(DevicePool(layout_of(run_bytes), host.blocks, 0)))
+        pinned = owned.enter_context(contextlib.closing(PinnedPool(host)))
+        paths = owned.enter_context(contextlib.closing(_Paths()))
+        yield from _by_every_way(host, {Place.DEVICE: device.address, Place.HOST: pinned.address}, paths)
+
+
+def _by_every_way(host: HostPool, addresses: Mapping[Place, int], paths: _Paths) -> Iterator[Sample | Missing]:
+    run_bytes, sent = host.layout.block_bytes, rows(host).copy()
     sources, destinations = shuffled(host.blocks)
-    addresses = {Place.DEVICE: device.address, Place.HOST: pinned.address}
     for source, target in OVER_PCIE:
         from_ = Runs(addresses[source], run_bytes, sources.astype(np.uint64))
         to = Runs(addresses[target], run_bytes, destinations.astype(np.uint64))
@@ -128,10 +137,8 @@ def _over_pcie(run_bytes: int, total: int) -> Iterator[Sample | Missing]:
             _write(from_, sent)
             _write(to, np.full_like(sent, POISON))
             between = (source, target, way)
-            yield sample(between, run_bytes, total, _once(copy, from_, to, run_bytes))
+            yield sample(between, run_bytes, sent.size, _once(copy, from_, to, run_bytes))
             check_arrived(between, _read(to, sent)[destinations], sent[sources])
-    for owned in (paths, pinned, device):
-        owned.close()
 
 
 def _to_peer(run_bytes: int, total: int) -> Sample:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from dynamoc.runtime.doctor.gpu_paths import measure_links
+from dynamoc.runtime.doctor.gpu_paths import OVER_PCIE, measure_links
 from dynamoc.runtime.doctor.machine import facts, name_of
-from dynamoc.runtime.kv.transfer.measured import Measured, Missing, Sample, cache_folder, load, save
+from dynamoc.runtime.kv.cuda.device import DeviceError
+from dynamoc.runtime.kv.transfer.measured import Measured, Missing, Sample, Way, cache_folder, load, save
 
 ROUND_BYTES = 8 << 20
 """Much less than `doctor` moves: a worker that starts has little time, and little memory to spare."""
@@ -15,13 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def known_links() -> Measured:
-    """DeviceError, or WrongBytesError, if a way is broken; where nothing can be kept, it is measured at every start."""
+    """WrongBytesError if a way is broken; where nothing can be kept, it is measured at every start.
+
+    Nothing is known if it cannot be measured, for want of memory say; the missing ways tell why.
+    """
     folder = cache_folder()
     here = facts(folder) | {"only": "links", "bytes_a_round": str(ROUND_BYTES)}
     kept = load(folder, host := name_of(here))
     if kept is not None:
         return kept
-    found = list(measure_links(ROUND_BYTES))
+    try:
+        found = list(measure_links(ROUND_BYTES))
+    except DeviceError as error:
+        return Measured(host, here, (), tuple(Missing(*ends, Way.BATCH, str(error)) for ends in OVER_PCIE))
     samples = tuple(one for one in found if isinstance(one, Sample))
     measured = Measured(host, here, samples, tuple(one for one in found if isinstance(one, Missing)))
     try:

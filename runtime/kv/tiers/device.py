@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dynamoc.runtime.kv.cuda.batch import why_no_batches
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.tiers.cuda_device import CudaDevice
 from dynamoc.runtime.kv.tiers.page import ALIGN, PageFormat
 from dynamoc.runtime.kv.tiers.ways import Ways
-from dynamoc.runtime.kv.transfer.measured import Measured
+from dynamoc.runtime.kv.transfer.measured import Measured, Way
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -71,7 +72,9 @@ def device_of(pool: Pool, format_: PageFormat, measured: Callable[[], Measured])
     if isinstance(pool, HostPool):
         return HostDevice(pool, format_)
     if isinstance(pool, DevicePool):
-        return CudaDevice(pool, format_, Ways(measured()))
+        # By copy engines, whatever is measured or not: they leave what computes alone.
+        unmeasured = Way.MEMCPY if why_no_batches() else Way.BATCH
+        return CudaDevice(pool, format_, Ways(measured(), unmeasured))
     raise ValueError(f"KV tiers are not available below a {type(pool).__name__}")
 
 

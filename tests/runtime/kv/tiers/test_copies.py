@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from tier_kit import FRAME, LAYOUT, WAIT_S, Rig, chain, content, disk, host, objects, rig
+from tier_kit import FRAME, LAYERED, LAYOUT, WAIT_S, Rig, chain, content, disk, host, objects, rig
 
 from dynamoc.runtime.kv.tiers import load as load_module
 from dynamoc.runtime.kv.tiers.device import AsItIs
@@ -256,12 +256,14 @@ class AnyOrder(RuleBasedStateMachine):
         pages=st.integers(3, 12),
         frequent=st.booleans(),
         buffers=st.integers(2, 4),
+        layered=st.booleans(),
     )
-    def start(self, tiers: str, pages: int, frequent: bool, buffers: int) -> None:
+    def start(self, tiers: str, pages: int, frequent: bool, buffers: int, layered: bool) -> None:
         import tempfile
 
         self.folder = tempfile.TemporaryDirectory()
-        size = pages * FRAME
+        self.layout = LAYERED if layered else LAYOUT
+        size = pages * page_format(self.layout, "m").frame_bytes
         every = tiers == "all"
         self.cache = CacheSettings(
             host_bytes=size if every or "host" in tiers else None,
@@ -270,7 +272,13 @@ class AnyOrder(RuleBasedStateMachine):
             admission="frequent" if frequent else "all",
         )
         self.buffers = buffers
-        self.rig = Rig(self.cache, staging_buffers=buffers)
+        self.rig = self.make()
+
+    def make(self) -> Rig:
+        made = Rig(self.cache, layout=self.layout, staging_buffers=self.buffers)
+        if self.layout is LAYERED:
+            made.in_pieces()
+        return made
 
     @rule(prompt=st.sampled_from(PROMPTS))
     def store(self, prompt: list) -> None:
@@ -292,7 +300,7 @@ class AnyOrder(RuleBasedStateMachine):
         for number, prompt in enumerate(prompts):
             found = self.rig.stack.onboarder.look_up(prompt, None)
             blocks = range(number * 12, number * 12 + len(prompt))
-            load = self.rig.stack.onboarder.load(found, blocks, lambda _load: over.release())
+            load = self.rig.stack.onboarder.load(found, blocks, lambda _load: over.release(), self.rig.arrived)
             if load is None:
                 continue
             if number == revoked:
@@ -333,7 +341,7 @@ class AnyOrder(RuleBasedStateMachine):
     def restart(self) -> None:
         STEPS["restart"] += 1
         self.rig.close()
-        self.rig = Rig(self.cache, staging_buffers=self.buffers)
+        self.rig = self.make()
 
     def teardown(self) -> None:
         if hasattr(self, "rig"):

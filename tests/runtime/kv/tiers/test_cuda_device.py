@@ -53,7 +53,7 @@ def content(pool: DevicePool) -> np.ndarray:
 def only(way: Way) -> Ways:
     """A host on which nothing else was measured."""
     ends = ((Place.DEVICE, Place.HOST), (Place.HOST, Place.DEVICE))
-    return Ways(Measured("a host", {}, tuple(Sample(*pair, way, 16 << 10, 1e9, 1) for pair in ends)))
+    return Ways(Measured("a host", {}, tuple(Sample(*pair, way, 16 << 10, 1e9, 1) for pair in ends)), way)
 
 
 @pytest.mark.parametrize("way", [Way.BATCH, Way.KERNEL, Way.MEMCPY])

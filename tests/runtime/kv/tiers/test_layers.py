@@ -35,13 +35,6 @@ def layered(tiers: str, folder: Path) -> CacheSettings:
     )
 
 
-def in_pieces(one: Rig) -> None:
-    """Let every tier that can give pieces of pages give the smallest, however small these pages are."""
-    for tier in (one.stack.host, *one.stack.stores):
-        if tier is not None and tier.least_read_bytes is not None:
-            tier.least_read_bytes = 0
-
-
 class Watched:
     """A load into poisoned blocks that looks, whenever a group is told, at every byte of what is said to be there."""
 
@@ -121,7 +114,7 @@ def test_pieces_are_whole_groups_of_at_least_so_many_bytes(least: int) -> None:
 def test_a_group_is_told_when_it_is_there_in_every_block(tiers: str, tmp_path: Path) -> None:
     with rig(layered(tiers, tmp_path), 64, LAYOUT) as one:
         one.store(KEYS)
-        in_pieces(one)
+        one.in_pieces()
         if one.stack.host is not None and "+" in tiers:
             one.stack.host.ledger.clear()
         watched = Watched(one)
@@ -145,7 +138,7 @@ def test_a_group_is_told_when_it_is_there_in_every_block(tiers: str, tmp_path: P
 def test_a_damaged_group_is_never_written_nor_told(tiers: str, group: int, place: int, tmp_path: Path) -> None:
     with rig(layered(tiers, tmp_path), 64, LAYOUT) as one:
         one.store(KEYS)
-        in_pieces(one)
+        one.in_pieces()
         at = ALIGN + group * FORMAT.group_layers * FORMAT.layer_bytes + 77
         if tiers == "host":
             assert one.stack.host is not None
@@ -190,7 +183,7 @@ def damage_on_disk(one: Rig, place: int, at: int) -> None:
 def test_whoever_waits_for_a_group_hears_at_once_that_it_will_not_come() -> None:
     with rig(CacheSettings(host_bytes=64 * FORMAT.frame_bytes, admission="all"), 64, LAYOUT) as one:
         one.store(KEYS)
-        in_pieces(one)
+        one.in_pieces()
         go, answers = threading.Event(), []
         pieces_of(one)(lambda layers: None if not layers.start else _wait(go))
         assert one.stack.host is not None
@@ -214,7 +207,7 @@ def test_whoever_waits_for_a_group_hears_at_once_that_it_will_not_come() -> None
 def test_a_load_that_is_revoked_between_two_groups_writes_nothing_more(tiers: str, tmp_path: Path) -> None:
     with rig(layered(tiers, tmp_path), 64, LAYOUT) as one:
         one.store(KEYS)
-        in_pieces(one)
+        one.in_pieces()
         if one.stack.host is not None and "+" in tiers:
             one.stack.host.ledger.clear()
         go = threading.Event()
@@ -239,7 +232,7 @@ def test_a_group_that_hangs_is_given_up_with_its_load(tmp_path: Path, monkeypatc
     monkeypatch.setattr(onboard, "SHORTEST_DEADLINE_S", 0.2)
     with rig(layered("disk", tmp_path), 64, LAYOUT) as one:
         one.store(KEYS)
-        in_pieces(one)
+        one.in_pieces()
         go = threading.Event()
         pieces_of(one)(lambda layers: None if layers.start < 5 else _wait(go))
         watched = Watched(one)
@@ -257,7 +250,7 @@ def test_first_layers_of_every_page_come_before_later_ones(monkeypatch: pytest.M
     monkeypatch.setattr(HostDevice, "threads", 1)  # several may overtake each other
     with rig(CacheSettings(host_bytes=64 * FORMAT.frame_bytes, admission="all"), 64, LAYOUT) as one:
         one.store(KEYS)
-        in_pieces(one)
+        one.in_pieces()
         one.stack.onboarder._batch = 1
         one.stack.host.lane.threads = 24  # type: ignore[union-attr]
         begun: list[int] = []

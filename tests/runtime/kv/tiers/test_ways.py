@@ -9,7 +9,6 @@ import pytest
 
 from dynamoc.runtime.kv.tiers.ways import Ways
 from dynamoc.runtime.kv.transfer.measured import Measured, Missing, Place, Sample, Way
-from dynamoc.runtime.kv.transfer.planner import NoWayError
 
 KIB = 1024
 DOWN, UP = (Place.DEVICE, Place.HOST), (Place.HOST, Place.DEVICE)
@@ -26,7 +25,7 @@ def ways(*absent: Way) -> Ways:
         if way not in absent
     ]
     missing = [Missing(*ends, way, "an old driver") for ends in (DOWN, UP) for way in absent]
-    return Ways(Measured("a host", {}, tuple(samples), tuple(missing)))
+    return Ways(Measured("a host", {}, tuple(samples), tuple(missing)), Way.BATCH)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +64,15 @@ def test_a_decision_is_told_once_with_its_numbers_and_counted_every_time(caplog:
     assert not chosen.take()
 
 
-def test_a_host_without_any_way_says_what_is_missing() -> None:
-    with pytest.raises(NoWayError, match="an old driver"):
-        ways(*GB_PER_S).choose(*UP, 16 * KIB, 1, beside_compute=False)
+def test_where_nothing_was_measured_copy_engines_are_taken_and_it_is_told_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chosen = ways(*GB_PER_S)
+    for _ in range(2):
+        assert chosen.choose(*UP, 16 * KIB, 1, beside_compute=False) is Way.BATCH
+
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "no way from host to device: " in record.getMessage()
+    assert "kernel: an old driver" in record.getMessage()
+    assert chosen.take() == Counter({("batch", "onboard"): 2})

@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import xxhash
@@ -22,6 +22,8 @@ from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
 
 LAYOUT = KvLayout(layers=3, heads=2, head_dim=8, block_size=4, dtype="float32", item_bytes=4)
 FRAME = page_format(LAYOUT, "m").frame_bytes
+LAYERED = KvLayout(layers=3, heads=2, head_dim=32, block_size=16, dtype="float32", item_bytes=4)
+"""Of this one, each layer is a group."""
 WAIT_S = 30.0
 
 
@@ -53,8 +55,16 @@ class Rig:
         self.device = HostDevice(self.pool, page_format(layout, "m", heads))
         self.size = layout.block_bytes
         self.changed = threading.Event()
+        self.arrived: Callable[[Load], None] | None = None
         self.read: list[int] = []
         self.stack = TierStack(self.device, cache, self.read.extend, self.changed.set, **options)  # type: ignore[arg-type]
+
+    def in_pieces(self) -> None:
+        """From now on let every tier that can give pieces of pages give the smallest, however small these pages are."""
+        self.arrived = lambda _load: None
+        for tier in (self.stack.host, *self.stack.stores):
+            if tier is not None and tier.least_read_bytes is not None:
+                tier.least_read_bytes = 0
 
     def store(self, keys: Sequence[PageKey], touches: int = 1) -> list[int]:
         """Compute a prompt's blocks and offer them; returns when all copies have completed."""
@@ -77,7 +87,7 @@ class Rig:
             self.pool.block(block)[:] = b"\xaa" * self.size
         over = threading.Event()
         found = self.stack.onboarder.look_up(keys, None)
-        load = self.stack.onboarder.load(found, blocks, lambda _load: over.set())
+        load = self.stack.onboarder.load(found, blocks, lambda _load: over.set(), self.arrived)
         if load is None:
             return 0
         assert over.wait(WAIT_S), "a load must end"
