@@ -65,6 +65,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("dynamoc_kv_transfer_seconds", "histogram", "worker", "Time of one transfer, at the sender.", ("transport", "src", "dst", "op")),
     Metric("dynamoc_kv_transfer_exposed_seconds", "histogram", "worker", "Time from a prompt's last computed token until its KV is written: what computing does not hide.", ("transport",)),
     Metric("dynamoc_kv_transfer_verified_seconds", "histogram", "worker", "Time from a prompt's last computed layer at its prefill worker until its first token is known and all of its KV verified here, so that decoding may begin; one message's way is left out.", ("transport",)),
+    Metric("dynamoc_kv_transfer_delay_seconds", "histogram", "worker", "The same from when the first token is known at the prefill worker: how long decoding waited for KV alone.", ("transport",)),
     Metric("dynamoc_kv_transfer_failures_total", "counter", "worker", "Transfers that did not succeed.", ("transport", "src", "dst", "op", "reason")),
     Metric("dynamoc_kv_transfer_inflight", "gauge", "worker", "Transfers under way.", ("transport", "src", "dst", "op")),
     Metric("dynamoc_kv_checksum_failures_total", "counter", "worker", "Blocks under a checksum that was wrong on arrival, counted by the receiver."),

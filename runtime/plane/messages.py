@@ -307,7 +307,8 @@ class PrefillWritten(Message, frozen=True):
 class PrefillDone(Message, frozen=True):
     """All blocks are written, every layer once, as PrefillWritten said before.
 
-    `checksum` names the definition; the last of what was pushed had been computed `age_s` before this was sent.
+    `checksum` names the definition. When this was sent, the last of what was pushed had been computed for `age_s`, and
+    the first token been known for `waited_s`.
     """
 
     request_id: int
@@ -318,6 +319,7 @@ class PrefillDone(Message, frozen=True):
     moved_bytes: int
     seconds: float
     age_s: float
+    waited_s: float
 
 
 class PrefillFailed(Message, frozen=True):

@@ -226,7 +226,8 @@ class DecodeService:
             first = msgspec.structs.replace(done.output, request_id=attempt.key)
             self._requests.hand_to_engine(attempt.request)
             self._engine.resume(attempt.key, first)
-            self._telemetry.verified_after(done.age_s + time.monotonic() - attempt.answered_at)
+            verifying_s = time.monotonic() - attempt.answered_at
+            self._telemetry.verified_after(done.age_s + verifying_s, done.waited_s + verifying_s)
             self._requests.deliver([first])
 
     def _is_nearly_resident(self, attempt: Attempt, reserved: Reserved) -> bool:

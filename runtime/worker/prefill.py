@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
@@ -230,7 +231,7 @@ class PrefillService:
         name = (request.request_id, request.generation)
         tokens = unpack_tokens(request.tokens)
         self._engine.add(EngineRequest(lease.key, tokens, request.sampling, request.generated, hold_kv=True))
-        computed = await lease.computed
+        computed, computed_at = await lease.computed, time.monotonic()
         await lease.pushes.settle()
         pushes = lease.pushes
         if pushes.failure:
@@ -244,8 +245,8 @@ class PrefillService:
                 *name, f"{pushes.complete} blocks were computed for {len(request.blocks)} destinations"
             )
         checksum, by = self._transport.checksum, self._transport.name
-        moved, seconds, age_s = pushes.moved_bytes, pushes.seconds, pushes.age_s
-        return PrefillDone(*name, computed.output, checksum, by, moved, seconds, age_s)
+        moved, seconds, waited_s = pushes.moved_bytes, pushes.seconds, time.monotonic() - computed_at
+        return PrefillDone(*name, computed.output, checksum, by, moved, seconds, pushes.age_s, waited_s)
 
 
 def _send(connection: Connection, message: Message) -> None:

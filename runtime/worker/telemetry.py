@@ -56,9 +56,10 @@ class Telemetry:
         """A prompt was computed, and so much later its KV was written."""
         self._metrics.histogram("dynamoc_kv_transfer_exposed_seconds").labels(self._labels[0]).observe(seconds)
 
-    def verified_after(self, seconds: float) -> None:
-        """A prompt's last layer was computed at its prefill worker, and so much later it may be decoded here."""
-        self._metrics.histogram("dynamoc_kv_transfer_verified_seconds").labels(self._labels[0]).observe(seconds)
+    def verified_after(self, layer_s: float, token_s: float) -> None:
+        """A prompt may be decoded here, so long after its last layer was computed and its first token known."""
+        for name, seconds in (("verified", layer_s), ("delay", token_s)):
+            self._metrics.histogram(f"dynamoc_kv_transfer_{name}_seconds").labels(self._labels[0]).observe(seconds)
 
     def received(self, verified: int, wrong: int) -> None:
         """Blocks arrived; their checksums were right or wrong."""

@@ -34,7 +34,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.PoolAttached("tcp", False, "no"),
     m.PrefillRequest(1, 2, b"\0" * 8, SAMPLING, 3, (4, 5), 6.5, 1),
     m.PrefillWritten(1, 2, (m.WrittenLayers(0, 3, 0, 1, b"c" * 16),)),
-    m.PrefillDone(1, 2, OUTPUT, "xxh3", "tcp", 3, 0.5, 0.25),
+    m.PrefillDone(1, 2, OUTPUT, "xxh3", "tcp", 3, 0.5, 0.25, 0.125),
     m.PrefillFailed(1, 2, "why", False),
     m.AbortPrefill(1, 2),
     m.PrefillAborted(1, 2),

@@ -96,7 +96,7 @@ class FakePrefill:
         moved = blocks.size * layout.block_bytes
         checksum = self._transport.checksum
         self.say(PrefillWritten(*name, (written,)))
-        self.say(PrefillDone(*name, output, checksum, self._transport.name, moved, 0.1, 0.1))
+        self.say(PrefillDone(*name, output, checksum, self._transport.name, moved, 0.1, 0.1, 0.1))
 
     def say_failed(self, request: PrefillRequest, reason: str, *, retryable: bool) -> None:
         self.say(PrefillFailed(request.request_id, request.generation, reason, retryable))

@@ -71,9 +71,9 @@ def test_tokens_are_those_of_one_worker_and_the_path_is_the_declared_one(tmp_pat
             exposed = run.metric(P, "dynamoc_kv_transfer_exposed_seconds_count", transport=transport)
             assert exposed == 24 - local_prefills(run), "one figure a prompt"
             assert run.metric(P, "dynamoc_kv_transfer_seconds_count", transport=transport) >= exposed
-            verified = "dynamoc_kv_transfer_verified_seconds"
-            assert run.metric(D, f"{verified}_count", transport=transport) == exposed
-            assert 0 < run.metric(D, f"{verified}_sum", transport=transport) < 60 * exposed
+            for waited in ("dynamoc_kv_transfer_verified_seconds", "dynamoc_kv_transfer_delay_seconds"):
+                assert run.metric(D, f"{waited}_count", transport=transport) == exposed
+                assert 0 < run.metric(D, f"{waited}_sum", transport=transport) < 60 * exposed
             assert local_prefills(run) == local_prefills(run, reason="resident") < 24
             await until(lambda: run.metric(P, "dynamoc_worker_blocks", state="active") == 0, "P holds nothing")
             await until(lambda: run.metric(D, "dynamoc_worker_blocks", state="active") == 0, "D holds nothing")
