@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,8 +21,9 @@ from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.engine import CoreEngine
 from dynamoc.runtime.engines.native.runner import TorchRunner
 from dynamoc.runtime.engines.protocol import Written
+from dynamoc.runtime.kv.tiers.host import Host
 from dynamoc.runtime.kv.tiers.page import ALIGN, page_of
-from dynamoc.runtime.manifest import CacheSettings
+from dynamoc.runtime.manifest import CacheSettings, DiskTier
 
 BLOCK = 16
 PAGES = 6
@@ -44,19 +46,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Rig:
-    """An engine with pages in host memory whose pieces can be held back and looked at."""
+    """An engine with pages in host memory, or on disk, whose pieces can be held back and looked at."""
 
-    def __init__(self, folder: Path, blocks: int = 16) -> None:
+    def __init__(self, folder: Path, blocks: int = 16, disk: Path | None = None) -> None:
         settings = worker_settings(blocks=blocks, block_size=BLOCK, max_batched_tokens=256)
         self.runner = TorchRunner(settings, folder)
-        cache = CacheSettings(host_bytes=64 << 20, admission="all")
+        below = {"host_bytes": 64 << 20} if disk is None else {"disk": DiskTier(str(disk), 64 << 20)}
+        cache = CacheSettings(admission="all", **below)
         self.engine = CoreEngine("tiny", self.runner, msgspec.structs.replace(settings, cache=cache))
         self.engine.load(lambda _fraction, _what: None)
         assert self.engine._stack is not None
-        assert self.engine._stack.host is not None
         assert self.engine._scheduler is not None
-        self.stack, self.host, self.scheduler = self.engine._stack, self.engine._stack.host, self.engine._scheduler
-        self.host.least_read_bytes = 0
+        self.stack, self.scheduler = self.engine._stack, self.engine._scheduler
+        for tier in self.stack._tiers:
+            tier.least_read_bytes = 0
         self.format = self.stack._device.format
         self.told: list[Written] = []
         self.on_told: Callable[[Written], None] = self.told.append
@@ -68,6 +71,12 @@ class Rig:
         self._poison_what_is_loaded()
         self.listener = self._listen()
         self.key = 0
+
+    @property
+    def host(self) -> Host:
+        """The pages in host memory."""
+        assert self.stack.host is not None
+        return self.stack.host
 
     def _listen(self) -> Listener:
         start = self.engine.start
@@ -197,7 +206,7 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(folder: Path, **options: int) -> Iterator[Rig]:
+def rig(folder: Path, **options: Any) -> Iterator[Rig]:
     made = Rig(folder, **options)
     try:
         yield made
@@ -211,8 +220,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arriving_module, "PATIENCE_S", WAIT_S)
 
 
-def test_the_text_is_the_same_and_no_layer_is_read_before_it_is_there(folder: Path) -> None:
-    with rig(folder) as one:
+@pytest.mark.parametrize("tier", ["host", "disk"])
+def test_the_text_is_the_same_and_no_layer_is_read_before_it_is_there(tier: str, folder: Path, tmp_path: Path) -> None:
+    with rig(folder, disk=tmp_path if tier == "disk" else None) as one:
         expected = one.evict()
         # Every piece but the first comes while the step is computed.
         one.before_pieces(lambda layers: one.began.wait(WAIT_S) if layers.start else None)
@@ -360,7 +370,7 @@ def test_a_crowd_whose_prefixes_come_and_go_gets_the_right_text(folder: Path) ->
         alone.scheduler.add(request(key, prompt, 5, **GREEDY))
     alone.run()
     with rig(folder, blocks=18) as one:
-        one.before_pieces(lambda layers: one.began.wait(1.0) if layers.start == 1 else None)
+        one.before_pieces(lambda layers: one.began.wait(0.3) if layers.start == 1 else None)
         for wave in range(0, len(prompts), 6):
             assert one.scheduler.tiering is not None
             one.scheduler.tiering.speed.seconds_per_token = DEAR_S
