@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from pool_process import LIMIT_S, TestedPool, digests, fill, flip, read
-from transport_rig import BLOCK, BLOCKS, LONG_BLOCK, MAPPED, Rig, push, straight, until, whole
+from transport_rig import BLOCK, BLOCKS, LONG_BLOCK, MAPPED, Rig, push, straight, whole
 
 from dynamoc.runtime.kv.transfer.pairs import indices_of
 from dynamoc.runtime.transports.protocol import Outcome, Transport, TransportError
@@ -107,7 +107,7 @@ def test_a_killed_writer_is_seen_and_its_blocks_become_safe(rig: Rig) -> None:
         writer.ask("shut")
         transport.expect(1, range(rig.long))
         writer.tell("write", **whole(rig.long), deadline_s=LIMIT_S, tag=1)
-        await until(lambda: not np.array_equal(read(pool), before))
+        await rig.arriving(pool, before)
         assert writer.writer == b"" or not transport.writer_gone(writer.writer)
         writer.send_signal(signal.SIGKILL)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from pool_process import LIMIT_S, Gate, Maker, PoolProcess, TestedPool, fill, layout_of, make_pool
+from pool_process import LIMIT_S, Gate, Maker, PoolProcess, TestedPool, fill, layout_of, make_pool, read
 
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.transports.protocol import Completion, Peer, Transport
@@ -96,6 +96,16 @@ class Rig:
         else:
             assert await asyncio.to_thread(self.gate.half_way.wait, LIMIT_S)
 
+    async def arriving(self, pool: TestedPool, before: np.ndarray) -> None:
+        """Until some of a transfer into this pool has arrived."""
+        if self.name == "nvlink":
+            await asyncio.sleep(0.05)  # reading so much memory of a device takes longer than the transfer
+            return
+        deadline = time.monotonic() + LIMIT_S
+        while np.array_equal(read(pool), before):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
     def end(self) -> None:
         for peer in self.peers:
             self.processes.give_back(self.name, peer)
@@ -119,11 +129,3 @@ async def push(
 ) -> Completion:
     owner.ask("expect", tag=tag, blocks=pairs.destinations.tolist())
     return await transport.write(peer, pairs, deadline_s, tag).wait()
-
-
-async def until(what: Callable[[], bool]) -> None:
-    """Wait for it; AssertionError if it does not come."""
-    deadline = time.monotonic() + LIMIT_S
-    while not what():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
