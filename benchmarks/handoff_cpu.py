@@ -102,7 +102,7 @@ class Decode:
     async def _verify(self, connection: Connection, done: PrefillDone) -> None:
         wrong, verified_at = await self._arrivals.wrong(), time.monotonic()
         checksum = f"{wrong} {hash_of(self.pool, self.blocks).hex()}"
-        connection.send(PrefillDone(1, done.generation, OUTPUT, checksum, "", 0, 0.0, verified_at))
+        connection.send(PrefillDone(1, done.generation, OUTPUT, checksum, "", 0, 0.0, verified_at, 0.0))
 
 
 async def decode(name: str, port: int, blocks: int) -> None:
@@ -169,7 +169,7 @@ class Prefill:
         pushes.written(Written(1, 0, self.blocks, range(LAYOUT.layers), None))
         await pushes.settle()
         written_at = time.monotonic()
-        say(PrefillDone(1, tag, OUTPUT, "", "", 0, 0.0, 0.0))
+        say(PrefillDone(1, tag, OUTPUT, "", "", 0, 0.0, 0.0, 0.0))
         answer = await self.hear()
         assert isinstance(answer, PrefillDone)
         assert answer.checksum == f"0 {self.hash}", f"{pushes.failure}: wrong blocks, hash: {answer.checksum}"
