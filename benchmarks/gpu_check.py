@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py [STEP...] [--list] [--rest]
 
-Without names all steps run; `--rest` leaves out those that passed before at this commit. Each step is a process of its
+Without names all steps run; `--rest` leaves out those that passed before at this very commit. Each step is a process of its
 own with a limit; what came of it is kept in `results/gpu_check.json`, its words in `results/gpu_check/STEP.log`, and
 what a benchmark measured in its own file. At the end a table. Exit status 1 if a step failed, 0 if the others passed
 or were skipped for want of GPUs or of compute-sanitizer (`pip install dynamoc[sanitizer]`).
@@ -173,6 +173,13 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def passed_at(commit: str, outcomes: dict[str, Outcome]) -> set[str]:
+    """Steps that need not run again; none where files differ from the commit."""
+    if not commit.isalnum() or commit == "unknown":
+        return set()
+    return {name for name, was in outcomes.items() if (was.outcome, was.commit) == ("passed", commit)}
+
+
 def kept(path: Path) -> dict[str, Outcome]:
     """What earlier runs came to."""
     return {row["step"]: Outcome(**row) for row in json.loads(path.read_text())} if path.exists() else {}
@@ -219,7 +226,7 @@ def main() -> int:
         print("\n".join(f"{step.name:18} {step.gpus} GPU{'s' * (step.gpus > 1)}  {step.what}" for step in STEPS))
         return 0
     outcomes, now = kept(options.output), commit()
-    done = {name for name, was in outcomes.items() if options.rest and (was.outcome, was.commit) == ("passed", now)}
+    done = passed_at(now, outcomes) if options.rest else set()
     chosen = [step for step in STEPS if step.name in (options.steps or [step.name]) and step.name not in done]
     for step in chosen:
         print(f"{step.name}: {step.what} …", flush=True)

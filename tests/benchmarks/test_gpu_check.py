@@ -100,6 +100,7 @@ def test_outcomes_are_kept_and_targets_shown(gpu_check: ModuleType, tmp_path: Pa
     gpu_check.keep(path, outcomes)
     assert gpu_check.kept(path) == outcomes
     assert "kernels" in gpu_check.table(outcomes)
+    assert [gpu_check.passed_at(now, outcomes) for now in ("abc", "abc+", "def")] == [{"kernels"}, set(), set()]
 
     rows = [
         {"figure": "a rate", "ours": 360.0, "unit": "GB/s", "target": 350},
