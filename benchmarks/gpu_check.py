@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_check.py [STEP...] [--list] [--rest]
 
-Without names all steps run; `--rest` leaves out those that passed before at this very commit. Each step is a process of its
-own with a limit; what came of it is kept in `results/gpu_check.json`, its words in `results/gpu_check/STEP.log`, and
-what a benchmark measured in its own file. At the end a table. Exit status 1 if a step failed, 0 if the others passed
+Without names all steps run; `--rest` leaves out those that passed before at this very commit. Each step is a process of
+its own with a limit; what came of it is kept in `results/gpu_check.json`, its words in `results/gpu_check/STEP.log`,
+and what a benchmark measured in its own file. At the end a table. Exit status 1 if a step failed, 0 if the others passed
 or were skipped for want of GPUs or of compute-sanitizer (`pip install dynamoc[sanitizer]`).
 """
 
@@ -167,10 +167,14 @@ def last_line(log: Path) -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out; with a plus if files differ from it."""
-    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
-    return found.stdout.strip() or "unknown"
+    """The commit that is checked out; with a plus if files other than results differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def passed_at(commit: str, outcomes: dict[str, Outcome]) -> set[str]:
