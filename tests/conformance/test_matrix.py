@@ -98,6 +98,17 @@ def test_a_transport_between_two_pools_works_or_is_refused_by_the_compiler(
         assert {one.code for one in said} <= {"D525", "D327"}
 
 
+@pytest.mark.parametrize("transport", ["nixl", "tcp", "shm"])
+def test_a_transport_of_host_memory_is_refused_between_gpus_with_the_one_that_works_there(transport: str) -> None:
+    said, planned = found("cuda", "cuda", transport)
+
+    assert not planned
+    assert [(one.code, one.message, one.notes) for one in said] == [
+        ("D525", f"engine `native` does not move KV by `{transport}` on `cuda`", ("it moves KV by `nvlink`",))
+    ]
+    assert found("cuda", "cuda", "nvlink") == ([], True)
+
+
 @pytest.mark.parametrize(("prefill", "decode"), [*itertools.product(G1, repeat=2)])
 def test_untold_the_compiler_finds_the_first_way_or_says_that_there_is_none(prefill: str, decode: str) -> None:
     said, planned = found(prefill, decode)
