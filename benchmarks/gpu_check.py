@@ -4,8 +4,8 @@
 
 Without names all steps run; `--rest` leaves out those that passed before at this very commit. Each step is a process of
 its own with a limit; what came of it is kept in `results/gpu_check.json`, its words in `results/gpu_check/STEP.log`,
-and what a benchmark measured in its own file. At the end a table. Exit status 1 if a step failed, 0 if the others passed
-or were skipped for want of GPUs or of compute-sanitizer (`pip install dynamoc[sanitizer]`).
+and what a benchmark measured in its own file. At the end a table. Exit status 1 if a step failed, 0 if they passed or
+were skipped for want of GPUs or of compute-sanitizer (`pip install dynamoc[sanitizer]`).
 """
 
 from __future__ import annotations
