@@ -19,6 +19,7 @@ from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Request
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.kv.tiers.device import Device, device_of
+from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.page import page_format
 from dynamoc.runtime.kv.tiers.stack import TierStack
 from dynamoc.runtime.kv.transfer.measured import Measured
@@ -142,8 +143,8 @@ class CoreEngine:
         def on_read(blocks: list[int]) -> None:
             self._post(lambda scheduler: scheduler.read(blocks))
 
-        def on_loaded(key: RequestKey) -> None:
-            self._post(lambda scheduler: scheduler.loaded(key))
+        def on_loaded(key: RequestKey, load: Load) -> None:
+            self._post(lambda scheduler: scheduler.loaded(key, load))
 
         def on_arrived(key: RequestKey) -> None:
             self._post(lambda scheduler: scheduler.arrived(key))

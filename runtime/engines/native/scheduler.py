@@ -12,6 +12,7 @@ from dynamoc.runtime.engines.native.limits import Limits
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
 from dynamoc.runtime.engines.native.tiering import Tiering
 from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Prefilled, RequestKey, Reserved, StepReport
+from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.onboard import Found
 from dynamoc.runtime.manifest import WorkerSettings
 from dynamoc.runtime.plane.messages import TokenOutput
@@ -107,15 +108,17 @@ class Scheduler:
             sequence.arriving = load
             sequence.computed += len(load.blocks) * self.blocks.block_size
 
-    def loaded(self, key: RequestKey) -> None:
+    def loaded(self, key: RequestKey, load: Load) -> None:
         """The tiers are done: what they filled is shared, the rest is computed, or written by a peer."""
-        filled = None if self.tiering is None else self.tiering.loaded(key)
+        filled = None if self.tiering is None else self.tiering.loaded(key, load)
+        if filled is None:
+            return
         early = self._ready.get(key) or self._running.get(key)
-        if filled is not None and early is not None and early.arriving is not None:
+        if early is not None and early.arriving is not None:
             early.computed -= len(early.arriving.blocks) * self.blocks.block_size
             self._take_in(early, filled)
         sequence = self._loading.pop(key, None)
-        if filled is None or sequence is None:
+        if sequence is None:
             return
         self._take_in(sequence, filled)
         if key in self._wants_reservation:

@@ -42,7 +42,7 @@ class Tiering:
         self,
         stack: TierStack,
         blocks: BlockManager,
-        on_loaded: Callable[[int], None],
+        on_loaded: Callable[[int, Load], None],
         on_arrived: Callable[[int], None],
     ) -> None:
         self.speed = PrefillSpeed()
@@ -92,7 +92,7 @@ class Tiering:
         blocks, key = sequence.blocks[first : first + found.useful], sequence.key
         in_pieces = overlap and self.speed.seconds_per_token is not None
         arrived = (lambda _load: self._on_arrived(key)) if in_pieces else None
-        load = onboarder.load(found, blocks, lambda _load: self._on_loaded(key), arrived)
+        load = onboarder.load(found, blocks, lambda load: self._on_loaded(key, load), arrived)
         if load is None:
             return False
         self._loading[key] = load, found.keys[0].name
@@ -113,11 +113,11 @@ class Tiering:
         """A step waited for it in vain: none does so again."""
         self._late.add(load)
 
-    def loaded(self, key: int) -> int | None:
+    def loaded(self, key: int, load: Load) -> int | None:
         """A load is over: how many of the sequence's next blocks hold their content. None: it was forgotten."""
-        load, _ = self._loading.pop(key, (None, b""))
-        if load is None:
+        if self._loading.get(key, (None,))[0] is not load:
             return None
+        del self._loading[key]
         self._late.discard(load)
         return load.prefix
 

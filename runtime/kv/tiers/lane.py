@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import threading
 from collections import deque
@@ -10,6 +12,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
+Rank = tuple[int, int]
 
 
 class Lane:
@@ -21,7 +24,8 @@ class Lane:
         """Called whenever a copy has completed."""
         self._capacity = capacity
         self._changed = threading.Condition()
-        self._loads: deque[Job] = deque()
+        self._loads: list[tuple[Rank, int, Job]] = []
+        self._count = itertools.count()
         self._stores: deque[Job] = deque()
         self._running = 0
         self._closing = False
@@ -37,18 +41,23 @@ class Lane:
         with self._changed:
             return len(self._loads) + len(self._stores) + self._running
 
-    @property
-    def queued_loads(self) -> int:
-        """Loads that wait for a thread."""
-        return len(self._loads)
-
-    def load(self, job: Job) -> bool:
-        """Run it before any store; False once the lane closes."""
-        return self._put(self._loads, job, limited=False)
+    def load(self, job: Job, rank: Rank = (0, 0)) -> bool:
+        """Run it before any store, lowest rank first; False once the lane closes."""
+        with self._changed:
+            if self._closing:
+                return False
+            heapq.heappush(self._loads, (rank, next(self._count), job))
+            self._changed.notify()
+            return True
 
     def store(self, job: Job) -> bool:
         """Run it when nothing is to be loaded; False if too much waits already, or the lane closes."""
-        return self._put(self._stores, job, limited=True)
+        with self._changed:
+            if self._closing or len(self._stores) >= self._capacity:
+                return False
+            self._stores.append(job)
+            self._changed.notify()
+            return True
 
     def close(self, timeout_s: float) -> bool:
         """Finish what is running and waits, within the time; whether it did."""
@@ -58,14 +67,6 @@ class Lane:
         for thread in self._threads:
             thread.join(timeout_s / len(self._threads))
         return not any(thread.is_alive() for thread in self._threads)
-
-    def _put(self, line: deque[Job], job: Job, *, limited: bool) -> bool:
-        with self._changed:
-            if self._closing or (limited and len(line) >= self._capacity):
-                return False
-            line.append(job)
-            self._changed.notify()
-            return True
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
@@ -82,8 +83,7 @@ class Lane:
     def _next(self) -> Job | None:
         with self._changed:
             self._changed.wait_for(lambda: self._loads or self._stores or self._closing)
-            line = self._loads or self._stores
-            if not line:
+            if not self._loads and not self._stores:
                 return None
             self._running += 1
-            return line.popleft()
+            return heapq.heappop(self._loads)[-1] if self._loads else self._stores.popleft()

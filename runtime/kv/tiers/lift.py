@@ -56,7 +56,7 @@ class Lifter:
         self._tally = tally
 
     def lift(self, tier: Tier, chunk: Chunk, load: Load) -> Generator[None]:
-        """Copy a chunk for a load. It begins with the second step, and lets others go first before each further piece.
+        """Copy a chunk for a load. It begins with the second step, and pauses before each further piece.
 
         However it ends, and wherever, its pages are unpinned then and the places in G2 it did not fill are given back.
         """

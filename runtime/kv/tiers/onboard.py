@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dynamoc.runtime.kv.tiers.choice import useful_prefix
 from dynamoc.runtime.kv.tiers.device import Device
 from dynamoc.runtime.kv.tiers.frames import Staging
 from dynamoc.runtime.kv.tiers.host import Host
+from dynamoc.runtime.kv.tiers.lane import Rank
 from dynamoc.runtime.kv.tiers.ledger import Entry
 from dynamoc.runtime.kv.tiers.lift import Chunk, Lifter, Tier
 from dynamoc.runtime.kv.tiers.load import Load
@@ -29,6 +32,15 @@ LOOK_S = 0.05
 log = logging.getLogger(__name__)
 
 _END = object()
+
+
+class _Lift(NamedTuple):
+    """A chunk of `pages` pages on its way."""
+
+    tier: Tier
+    pages: int
+    steps: Generator[None]
+    load: Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +68,11 @@ class Onboarder:
         self._lifter = Lifter(device, host, staging, tally)
         self._tally = tally
         self._batch = max(1, round(device.batch_bytes / device.format.frame_bytes))
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._active: set[Load] = set()
+        self._begun: Counter[str] = Counter()
+        """Pages of each tier that are being loaded."""
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._expire, name="kv-deadlines", daemon=True)
         self._watch.start()
@@ -113,8 +128,13 @@ class Onboarder:
         load = Load(self._device, blocks[:count], len(chunks), deadline, done, arrived)
         with self._lock:
             self._active.add(load)
+        number = next(self._numbers)
         for tier, chunk in chunks:
-            self._begin(tier, chunk, load)
+            with self._lock:
+                self._begun[tier.name] += len(chunk.entries)
+            steps = self._lifter.lift(tier, chunk, load)
+            next(steps)
+            self._line_up(_Lift(tier, len(chunk.entries), steps, load), (number, 0))
         return load
 
     def close(self) -> None:
@@ -136,7 +156,8 @@ class Onboarder:
         return sources
 
     def _queue_s(self, tier: Tier) -> float:
-        return tier.lane.queued_loads * self._device.batch_bytes / tier.reading.bytes_per_s
+        """What loads that were begun before still take, at most."""
+        return self._begun[tier.name] * self._device.format.frame_bytes / tier.reading.bytes_per_s
 
     def _patience_s(self, sources: Sequence[int]) -> float:
         frame = self._device.format.frame_bytes
@@ -186,32 +207,30 @@ class Onboarder:
 
     # ---- the copies ---------------------------------------------------------------------------------------
 
-    def _begin(self, tier: Tier, chunk: Chunk, load: Load) -> None:
-        steps = self._lifter.lift(tier, chunk, load)
-        next(steps)
-        self._line_up(tier, steps, load)
+    def _line_up(self, lift: _Lift, rank: Rank) -> None:
+        """By loads, and within one by pieces: every chunk's first layers come before any chunk's next ones."""
+        if not lift.tier.lane.load(functools.partial(self._advance, lift, rank), rank):
+            lift.steps.close()
+            self._ended(lift)
 
-    def _line_up(self, tier: Tier, steps: Generator[None], load: Load) -> None:
-        """Behind what waits already, so that every chunk's first layers come before any chunk's next ones."""
-        if not tier.lane.load(functools.partial(self._advance, tier, steps, load)):
-            steps.close()
-            self._ended(tier, load)
-
-    def _advance(self, tier: Tier, steps: Generator[None], load: Load) -> None:
+    def _advance(self, lift: _Lift, rank: Rank) -> None:
         over = True
         try:
-            over = next(steps, _END) is _END
+            over = next(lift.steps, _END) is _END
         finally:
             if over:
-                self._ended(tier, load)
+                self._ended(lift)
         if not over:
-            self._line_up(tier, steps, load)
+            self._line_up(lift, (rank[0], rank[1] + 1))
 
-    def _ended(self, tier: Tier, load: Load) -> None:
+    def _ended(self, lift: _Lift) -> None:
         """A chunk has completed, whatever came of it."""
+        load = lift.load
         # Over the whole load: its copies run side by side, and it is their sum that the next one can expect.
         moved = round(load.delivered * self._device.format.frame_bytes)
-        tier.reading.observe(moved, time.monotonic() - load.started)
+        lift.tier.reading.observe(moved, time.monotonic() - load.started)
+        with self._lock:
+            self._begun[lift.tier.name] -= lift.pages
         if load.settle():
             with self._lock:
                 self._active.discard(load)

@@ -22,6 +22,7 @@ from dynamoc.runtime.engines.native.engine import CoreEngine
 from dynamoc.runtime.engines.native.runner import TorchRunner
 from dynamoc.runtime.engines.protocol import Written
 from dynamoc.runtime.kv.tiers.host import Host
+from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.page import ALIGN, page_of
 from dynamoc.runtime.manifest import CacheSettings, DiskTier
 
@@ -299,6 +300,36 @@ def test_a_request_that_is_cancelled_half_way_gives_all_blocks_back(
         while one.scheduler.blocks.active and time.monotonic() < deadline:
             time.sleep(0.001)
         assert not one.scheduler.blocks.active
+
+
+def test_late_news_of_an_earlier_load_is_not_taken_for_that_of_the_present_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preempted request loads again under its key: what was told of its first load says nothing of the second."""
+    with rig(folder) as one:
+        expected = one.evict()
+        assert one.scheduler.tiering is not None
+        loads: list[Load] = []
+        told = one.scheduler.tiering._on_loaded
+        one.scheduler.tiering._on_loaded = lambda key, load: (loads.append(load), told(key, load))[1]
+        assert one.answer() == expected
+        assert one.evict() == expected
+        go, taken = threading.Event(), threading.Event()
+        one.before_pieces(lambda layers: go.wait(WAIT_S) if layers.start > 3 else None)
+        monkeypatch.setattr(arriving_module, "PATIENCE_S", 0.02)
+        key = one.ask(PROMPT)
+        one.wait_for("void")
+        one.engine._post(lambda scheduler: (scheduler.loaded(key, loads[0]), taken.set())[0])
+        assert taken.wait(WAIT_S)
+        time.sleep(0.3)
+        one.counted()
+        assert key not in one._ended(), "most of its layers are not there"
+        go.set()
+
+        assert one.finish(key)[key] == expected
+        assert not one.read_early
+        cached = [o.cached_tokens for r in one.listener.seen for o in r.outputs if o.request_id == key]
+        assert max(cached) == PAGES * BLOCK
 
 
 def test_an_engine_stops_while_a_step_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
