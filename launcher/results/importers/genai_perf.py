@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dynamoc.launcher.results.importers.aiperf import figures
+from dynamoc.launcher.results.importers.fault import ImportFault
 from dynamoc.launcher.results.importers.reading import Fields, look, needed, number, row_from, text, whole
 from dynamoc.launcher.results.row import Row
 
 NAME = "genai-perf"
+SUFFIX = "_genai_perf.json"
 
 
 def matches(data: Any) -> bool:
@@ -23,7 +26,7 @@ def rows(path: Path, data: Fields) -> Iterator[Row]:
     """One. How long it took is not said: it follows from the requests and how many there were a second."""
     config = data["input_config"]
     per_s = needed(path, data, "request_throughput", "avg")
-    completed = whole(data, "request_count", "avg") or 0
+    completed = _completed(path, data)
     stimulus = look(config, "perf_analyzer", "stimulus") or config
     fields = {
         "point": path.parent.name,
@@ -44,6 +47,21 @@ def rows(path: Path, data: Fields) -> Iterator[Row]:
         "goodput_per_s": number(data, "request_goodput", "avg"),
     }
     yield row_from(path, fields)
+
+
+def _completed(path: Path, data: Fields) -> int:
+    """As it says, or, as 0.0.8 does not, as many as Perf Analyzer's own file beside it lists."""
+    told = whole(data, "request_count", "avg")
+    if told is not None:
+        return told
+    beside = path.with_name(path.name.replace(SUFFIX, ".json"))
+    try:
+        requests = look(json.loads(beside.read_text()), "experiments", 0, "requests")
+    except (OSError, ValueError) as error:
+        raise ImportFault(f"{path}: does not say how many requests there were, nor does {beside}: {error}") from error
+    if not isinstance(requests, list) or beside == path:
+        raise ImportFault(f"{path}: does not say how many requests there were, nor does {beside}")
+    return len(requests)
 
 
 def _either(config: Fields, *paths: tuple[str, ...]) -> int | None:

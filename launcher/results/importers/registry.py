@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dynamoc.launcher.results.importers import aiperf, aiperf_aggregate, genai_perf, guidellm, profiler, serving_bench
-from dynamoc.launcher.results.importers.fault import ImportFault
+from dynamoc.launcher.results.importers.fault import ImportFault, UnknownFault
 from dynamoc.launcher.results.importers.jsonl import is_records, record_row
 from dynamoc.launcher.results.row import Row
 
@@ -18,6 +18,9 @@ SUMMARY = "profile_export_aiperf.json"
 RECORDS = "profile_export.jsonl"
 PHASES = "phases"
 SUFFIXES = (".json", ".jsonl", ".npz")
+OTHER_FORMS = (".csv", ".yaml", ".yml", ".html", ".txt", ".md")
+PYTORCH = ".pytorch.json"
+"""What vLLM writes beside its result for a dashboard of PyTorch's."""
 MAX_BYTES = 1024**3
 
 
@@ -42,25 +45,51 @@ def read_results(path: Path) -> list[Row]:
     """The rows of a file, or of every results file of a folder; ImportFault, also where there is none."""
     if not path.is_dir():
         return list(_read_file(path))
-    found = [row for file in _result_files(path) for row in _read_file(file)]
+    runs = _runs(path)
+    found = [*_read_all(runs, known=True), *_read_all(_own_files(path, runs), known=not runs)]
     if not found:
         raise ImportFault(f"{path}: no results of a known load tool in this folder")
     return found
 
 
-def _result_files(folder: Path) -> list[Path]:
-    """AIPerf's runs and the profiler's arrays of a tree; where there is neither, the folder's own files.
+def _read_all(files: list[Path], *, known: bool) -> list[Row]:
+    """Rows of all, or what is wrong with every one at fault; unless all are `known`, those of no tool are passed by."""
+    rows: list[Row] = []
+    faults: list[ImportFault] = []
+    for file in files:
+        try:
+            rows += _read_file(file)
+        except UnknownFault as fault:
+            faults += [fault] if known else []
+        except ImportFault as fault:
+            faults.append(fault)
+    if faults:
+        raise ImportFault("\n".join(map(str, faults)))
+    return rows
+
+
+def _runs(folder: Path) -> list[Path]:
+    """AIPerf's and GenAI-Perf's runs of a tree, and the profiler's arrays.
 
     A run that failed as a whole left records and no summary. What is below `phases/` is a part of a run.
     """
     names = {path for name in (RECORDS, SUMMARY) for path in folder.rglob(name)}
     runs = sorted({path.parent for path in names if PHASES not in path.relative_to(folder).parts})
     found = [run / SUMMARY if (run / SUMMARY).is_file() else run / RECORDS for run in runs]
-    found += sorted(path for path in folder.rglob("*raw_data.*") if path.suffix in SUFFIXES)
-    return found or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    found += sorted(folder.rglob(f"*{genai_perf.SUFFIX}"))
+    return found + sorted(path for path in folder.rglob("*raw_data.*") if path.suffix in SUFFIXES)
+
+
+def _own_files(folder: Path, runs: list[Path]) -> list[Path]:
+    """Of a folder that is not a run itself: what else lies in one is about the run."""
+    if folder in {run.parent for run in runs}:
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.endswith(PYTORCH))
 
 
 def _read_file(path: Path) -> Iterator[Row]:
+    if path.suffix in OTHER_FORMS:
+        raise ImportFault(f"{path}: {path.suffix} is not read: give the JSON that the tool writes of the same run")
     if path.suffix == ".npz":
         yield from profiler.read_npz(path)
         return
@@ -81,7 +110,7 @@ def _rows(path: Path, place: str, data: Any) -> Iterator[Row]:
     except msgspec.ValidationError:
         keys = ", ".join(f"`{key}`" for key in list(data)[:5]) if isinstance(data, dict) else type(data).__name__
         known = "AIPerf, GenAI-Perf, vLLM bench, SGLang bench, guidellm and Dynamo's profiler"
-        raise ImportFault(f"{place}: not a result of a known tool ({known}): it holds {keys}") from None
+        raise UnknownFault(f"{place}: not a result of a known tool ({known}): it holds {keys}") from None
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:

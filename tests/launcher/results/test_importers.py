@@ -214,6 +214,58 @@ def test_a_folder_without_results_is_said(tmp_path: Path) -> None:
         read_results(tmp_path)
 
 
+def test_of_a_folder_of_several_tools_every_result_counts_and_what_lies_beside_a_run_does_not(tmp_path: Path) -> None:
+    produced = FOLDER / "produced"
+    for run, summary in (("a", "aiperf-0.13.0.json"), ("g", "genai-perf-0.0.16_genai_perf.json")):
+        (tmp_path / run).mkdir()
+        name = "profile_export_aiperf.json" if run == "a" else "profile_export_genai_perf.json"
+        shutil.copy(produced / summary, tmp_path / run / name)
+        (tmp_path / run / "inputs.json").write_text('{"data": []}')
+    shutil.copy(produced / "vllm-0.32.0.json", tmp_path)
+    (tmp_path / "vllm-0.32.0.pytorch.json").write_text('[{"benchmark": {}}]')
+    (tmp_path / "search_history.json").write_text('{"iterations": []}')
+    shutil.copy(produced / "sglang-0.5.23.jsonl", tmp_path)
+
+    tools = [row.tool for row in read_results(tmp_path)]
+    assert tools == ["aiperf", "genai-perf", "sglang-bench", "sglang-bench", "vllm-bench"]
+    assert [row.tool for row in read_results(tmp_path / "g")] == ["genai-perf"], "its inputs are no result"
+
+
+def test_of_a_folder_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    whole = (FOLDER / "produced/vllm-0.32.0.json").read_bytes()
+    files = {"cut.json": whole[:900], "empty.json": b"", "good.json": whole, "other.json": b'{"a": 1}'}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    done = dynamoc("import", str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert [line.partition("json: ")[0].rpartition("/")[2] for line in lines] == ["cut.", "empty.", "other."]
+    assert "not whole JSON" in lines[0] and "an empty file" in lines[1] and "not a result of a known" in lines[2]
+
+
+def test_forms_of_a_report_that_round_are_refused_by_what_to_give_instead(tmp_path: Path) -> None:
+    for name in ("r.csv", "r.yaml", "r.html"):
+        (tmp_path / name).write_text("Metric,avg\n")
+        with pytest.raises(ImportFault, match=r"is not read: give the JSON that the tool writes"):
+            read_results(tmp_path / name)
+
+
+def test_genai_perf_that_does_not_count_its_requests_is_counted_beside(tmp_path: Path) -> None:
+    name = "genai-perf-0.0.8_genai_perf.json"
+    shutil.copy(FOLDER / "produced" / name, tmp_path)
+    with pytest.raises(ImportFault, match=r"does not say how many requests .* nor does .*genai-perf-0\.0\.8\.json"):
+        read_results(tmp_path / name)
+    (tmp_path / "genai-perf-0.0.8.json").write_text('{"experiments": [{}]}')
+    with pytest.raises(ImportFault, match=r"nor does .*genai-perf-0\.0\.8\.json$"):
+        read_results(tmp_path / name)
+    shutil.copy(FOLDER / "produced/genai-perf-0.0.8.json", tmp_path)
+
+    [row] = read_results(tmp_path / name)
+    counted = json.loads((tmp_path / "genai-perf-0.0.8.json").read_text())["experiments"][0]["requests"]
+    assert row.completed == len(counted) > 20
+
+
 def test_rows_of_ours_are_read_back(tmp_path: Path) -> None:
     rows = read_results(FOLDER / "vllm-bench.json")
     (tmp_path / "rows.jsonl").write_bytes(to_lines([*rows, *rows]))
