@@ -129,14 +129,14 @@ def test_any_size_fills_any_other(writer: Writer, processes: Processes, name: st
 
 
 @pytest.mark.parametrize("name", ["shm", "tcp", "nixl"])
-@pytest.mark.parametrize(("x", "y"), [(2, 1), (1, 2), (4, 2)])
-def test_slices_that_take_many_turns(
-    writer: Writer, processes: Processes, monkeypatch: pytest.MonkeyPatch, name: str, x: int, y: int
+@pytest.mark.parametrize(("x", "y", "tokens"), [(2, 1, 512), (1, 2, 512), (4, 2, 512), (2, 1, 2048)])
+def test_slices_that_take_many_turns_and_several_streams(
+    writer: Writer, processes: Processes, monkeypatch: pytest.MonkeyPatch, name: str, x: int, y: int, tokens: int
 ) -> None:
     if reason := missing(name):
         pytest.skip(reason)
     monkeypatch.setattr(nixl_staging, "SLOT_BYTES", UNIT_BYTES)
-    asyncio.run(case(name, 8, (x, y), None, writer, processes, tokens=512))
+    asyncio.run(case(name, 8, (x, y), None, writer, processes, tokens))
 
 
 @pytest.mark.skipif(bool(missing("nvlink")), reason=missing("nvlink") or "there is a GPU")
