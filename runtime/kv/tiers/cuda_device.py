@@ -6,21 +6,19 @@ Nothing here returns before the device has let go of blocks and pages: whoever g
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import queue
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
 from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.tiers.page import PageFormat
+from dynamoc.runtime.kv.tiers.pieces import Addresses, Pieces, address_of, down, up
 from dynamoc.runtime.kv.tiers.ways import Ways
 from dynamoc.runtime.kv.transfer.measured import Place, Way
 
@@ -34,8 +32,6 @@ SETTLED_S = 10.0
 _PORTABLE_AND_MAPPED = 3
 _BY_ADDRESS = 4
 _BLOCKING_UNTIMED = 3
-
-Addresses = NDArray[np.uint64]
 
 
 class CudaDevice:
@@ -56,9 +52,7 @@ class CudaDevice:
 
     def read(self, blocks: Sequence[int], pages: Sequence[memoryview]) -> None:
         """Blocks come down, each as it is."""
-        for part in self._parts(len(blocks), self.format.page_bytes):
-            pieces = _Pieces(_addresses(pages[part]), self._places(blocks[part], 0), self.format.page_bytes)
-            self._copy(Place.DEVICE, Place.HOST, pieces)
+        self._copy(Place.DEVICE, Place.HOST, down(self.format, self._pool.address, blocks, pages))
 
     def lend(self, block: int) -> memoryview | None:
         """Never: files are not written from the memory of a GPU."""
@@ -67,10 +61,7 @@ class CudaDevice:
 
     def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None = None) -> None:
         """Pages, or layers of them, go up, each as it is."""
-        span = self.format.span(layers or range(self.format.layers))
-        for part in self._parts(len(blocks), span.size):
-            pieces = _Pieces(self._places(blocks[part], span.start), _addresses(pages[part]), span.size)
-            self._copy(Place.HOST, Place.DEVICE, pieces)
+        self._copy(Place.HOST, Place.DEVICE, up(self.format, self._pool.address, blocks, pages, layers))
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
         """Page-lock host memory that pages lie in, cut between rows."""
@@ -85,11 +76,13 @@ class CudaDevice:
         for _ in range(LANES):
             self._lanes.get().close()
 
-    def _copy(self, source: Place, target: Place, pieces: _Pieces) -> None:
-        way = self._ways.choose(source, target, pieces.size, pieces.to.size, beside_compute=self.computes)
-        with self._lane() as lane:
-            # Nobody writes pages that go up; blocks were written by what is earlier on other streams, and is over.
-            lane.copy(way, pieces, SourceOrder.ANY if source is Place.HOST else SourceOrder.STREAM)
+    def _copy(self, source: Place, target: Place, pieces: Pieces) -> None:
+        # Nobody writes pages that go up; blocks were written by what is earlier on other streams, and is over.
+        order = SourceOrder.ANY if source is Place.HOST else SourceOrder.STREAM
+        for part in pieces.parts(self.batch_bytes):
+            way = self._ways.choose(source, target, part.size, part.to.size, beside_compute=self.computes)
+            with self._lane() as lane:
+                lane.copy(way, part, order)
 
     @contextlib.contextmanager
     def _lane(self) -> Iterator[_Lane]:
@@ -99,20 +92,12 @@ class CudaDevice:
         finally:
             self._lanes.put(lane)
 
-    def _parts(self, count: int, size: int) -> Iterator[slice]:
-        step = self.batch_bytes // size
-        return (slice(start, start + step) for start in range(0, count, step))
-
-    def _places(self, blocks: Sequence[int], start: int) -> Addresses:
-        base, stride = np.uint64(self._pool.address + start), np.uint64(self.format.page_bytes)
-        return np.array(blocks, np.uint64) * stride + base
-
 
 class Pinned:
     """Page-locked host memory. Large memory is locked in chunks by several threads; OSError."""
 
     def __init__(self, memory: memoryview, row_bytes: int, device: int) -> None:
-        base, step = _address(memory), max(1, PIN_BYTES // row_bytes) * row_bytes
+        base, step = address_of(memory), max(1, PIN_BYTES // row_bytes) * row_bytes
         self._device = device
         self._chunks = [(base + at, min(step, len(memory) - at)) for at in range(0, len(memory), step)]
         self._locked: list[int] = []
@@ -135,14 +120,6 @@ class Pinned:
         self._locked.append(chunk[0])
 
 
-class _Pieces(NamedTuple):
-    """Runs of `size` bytes, from address to address."""
-
-    to: Addresses
-    from_: Addresses
-    size: int
-
-
 class _Lane:
     """One copy at a time: a stream for the copy engine, one for kernels."""
 
@@ -153,21 +130,21 @@ class _Lane:
             self._engine: int = runtime.streamCreateWithFlags(1)
             self._moved: int = runtime.eventCreateWithFlags(_BLOCKING_UNTIMED)
 
-    def copy(self, way: Way, pieces: _Pieces, order: SourceOrder) -> None:
-        """Returns when every byte is there; DeviceError."""
+    def copy(self, way: Way, pieces: Pieces, order: SourceOrder) -> None:
+        """Returns when every byte is there, or when nothing is written any more; DeviceError, TimeoutError."""
         if way is Way.KERNEL:
-            copy = self._kernels.copy(_runs(pieces.from_), _runs(pieces.to), pieces.size)
-            self._settle(self._kernels.stream)
+            with self._settled(self._kernels.stream):
+                copy = self._kernels.copy(_runs(pieces.from_), _runs(pieces.to), pieces.size)
             copy.wait(SETTLED_S)
             return
-        if way is Way.BATCH:
-            sizes = np.full(pieces.to.size, pieces.size, np.uint64)
-            copy_batch(self._device, pieces.to, pieces.from_, sizes, self._engine, order)
-        else:
+        with self._settled(self._engine):
+            if way is Way.BATCH:
+                sizes = np.full(pieces.to.size, pieces.size, np.uint64)
+                copy_batch(self._device, pieces.to, pieces.from_, sizes, self._engine, order)
+                return
             with on_device(self._device, "start copies"):
                 for to, from_ in zip(pieces.to.tolist(), pieces.from_.tolist(), strict=True):
                     runtime.memcpyAsync(to, from_, pieces.size, _BY_ADDRESS, self._engine)
-        self._settle(self._engine)
 
     def close(self) -> None:
         """Give everything back."""
@@ -176,23 +153,19 @@ class _Lane:
             runtime.eventDestroy(self._moved)
             runtime.streamDestroy(self._engine)
 
-    def _settle(self, stream: int) -> None:
-        """Wait as long as it takes: until then nobody else may have blocks or pages.
+    @contextlib.contextmanager
+    def _settled(self, stream: int) -> Iterator[None]:
+        """Wait, as long as it takes, for what was started: until then nobody else may have blocks or pages.
 
         In the driver, asleep: a loop here would keep the interpreter from the threads that take checksums.
         """
-        with on_device(self._device, "wait for a copy"):
-            runtime.eventRecord(self._moved, stream)
-            runtime.eventSynchronize(self._moved)
+        try:
+            yield
+        finally:
+            with on_device(self._device, "wait for a copy"):
+                runtime.eventRecord(self._moved, stream)
+                runtime.eventSynchronize(self._moved)
 
 
 def _runs(addresses: Addresses) -> Runs:
     return Runs(0, 1, addresses)
-
-
-def _addresses(pages: Sequence[memoryview]) -> Addresses:
-    return np.array([_address(page) for page in pages], np.uint64)
-
-
-def _address(memory: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
