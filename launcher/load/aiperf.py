@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from dynamoc.launcher.load import builtin
 from dynamoc.launcher.load.aiperf_config import aiperf_config
 from dynamoc.launcher.load.aiperf_hub import hub_environment, lay_out
 from dynamoc.launcher.load.client_limit import client_limit
@@ -52,13 +53,14 @@ class AIPerf:
         config.write_text(aiperf_config(point, target, trace, requests))
         _ask(self.program, "config", "validate", str(config))
         words = [str(self.program), "profile", "--config", str(config), "--artifact-dir", str(folder / OUT)]
+        warmed, left = _warm_up(point, target, folder, deadline_s)
         started = time.time()
-        status = _run([*words, "--ui", "none"], folder, deadline_s)
+        status = _run([*words, "--ui", "none"], folder, left)
         found = _records(folder, status)
         records = tuple(_exact(record, point) for record in found.measured)
         complete = status is not None and len(records) == requests
         limit = client_limit(point, records, found.late_s, busy=None)
-        return Measured(records, started, time.time(), complete, limit, requests, found.warmup)
+        return Measured(records, started, time.time(), complete, limit, requests, found.warmup + warmed)
 
 
 def generator(program: str | None) -> AIPerf:
@@ -67,6 +69,17 @@ def generator(program: str | None) -> AIPerf:
     if not path.is_file():
         raise LoadError(f"there is no AIPerf at {path}; `make aiperf` installs it, `site.aiperf` names another")
     return AIPerf(path, _ask(path, "--version").strip())
+
+
+def _warm_up(point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> tuple[int, float]:
+    """Requests before a trace, and the time they leave: AIPerf would warm up by those it measures, and fill caches."""
+    if point.trace is None or not point.warmup_requests:
+        return 0, deadline_s
+    begin = time.perf_counter()
+    warmup = msgspec.structs.replace(point, trace=None, rate=None, requests=point.warmup_requests, warmup_requests=0)
+    made = len(builtin.GENERATOR.run(warmup, target, folder, deadline_s).records)
+    took = time.perf_counter() - begin
+    return made, deadline_s - took
 
 
 def _ask(program: Path, *words: str) -> str:

@@ -107,7 +107,8 @@ def test_the_real_one_replays_a_trace(tokenizer: Path, tmp_path: Path) -> None:
     assert measured.complete
     assert [record.output_tokens for record in measured.records] == [3] * 12
     assert 0.9 < measured.records[-1].started - measured.records[0].started < 1.6
-    assert measured.warmup_requests == 0, "a trace has no warm-up with this tool, and the row says so"
+    assert measured.warmup_requests == 4
+    assert [body["max_tokens"] for body in server.bodies] == [6] * 4 + [3] * 12, "the warm-up is none of the trace"
 
 
 STAND_IN = """#!{python}
