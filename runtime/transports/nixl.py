@@ -15,7 +15,7 @@ from dynamoc.runtime.kv.transfer.checksums import digest
 from dynamoc.runtime.transports.nixl_agent import Agent, interface_towards
 from dynamoc.runtime.transports.nixl_owner import StagingOwner
 from dynamoc.runtime.transports.nixl_probe import probe
-from dynamoc.runtime.transports.nixl_staging import Stages
+from dynamoc.runtime.transports.nixl_staging import End
 from dynamoc.runtime.transports.nixl_writer import NixlLane, NixlPeer
 from dynamoc.runtime.transports.protocol import Peer
 from dynamoc.runtime.transports.tcp import TcpTransport
@@ -30,20 +30,18 @@ class NixlTransport(TcpTransport):
     name = "nixl"
     lane: type[Lane] = NixlLane
 
-    def __init__(self, key: bytes, digest: Digest = digest, agent: Agent | None = None) -> None:
+    def __init__(self, key: bytes, digest: Digest = digest, end: End | None = None) -> None:
         super().__init__(key, digest)
-        self.agent = agent
-        self._sending: Stages | None = None
-        self._receiving: Stages | None = None
+        self.end = end
         self._making = asyncio.Lock()
 
     async def prepare(self, host: str) -> None:
         """Try the way in a child process, which may hang; then make the agent. TransportError."""
         async with self._making:
-            if self.agent is None:
+            if self.end is None:
                 interface = interface_towards(host)
                 await probe(interface)
-                self.agent = await asyncio.to_thread(Agent, secrets.token_hex(8), interface)
+                self.end = End(await asyncio.to_thread(Agent, secrets.token_hex(8), interface))
 
     async def start(self, host: str, port: int) -> int | None:
         """Listen for writers on exactly `host:port`; TransportError if NIXL does not work here."""
@@ -59,20 +57,10 @@ class NixlTransport(TcpTransport):
     def owner(self, listener: socket.socket) -> TcpOwner:
         """The listening end."""
         pool = self._registered()
-        assert self.agent is not None  # `start` made it
-        self._receiving = Stages(self.agent)
-        staging = StagingOwner(self.agent, self._receiving, pool.layout.block_bytes)
-        return TcpOwner(self._key, pool, listener, staging.attach)
+        assert self.end is not None  # `start` made it
+        return TcpOwner(self._key, pool, listener, StagingOwner(self.end, pool.layout.block_bytes).attach)
 
     def peer(self, offered: Metadata) -> TcpPeer:
         """The other end of a pool that was offered."""
-        assert self.agent is not None  # `connect` made it
-        self._sending = self._sending or Stages(self.agent)
-        return NixlPeer(self._key, offered, self.agent, self._sending)
-
-    async def close(self) -> None:
-        """As tcp does, then give the slots back."""
-        await super().close()
-        for stages in (self._sending, self._receiving):
-            if stages is not None:
-                stages.close()
+        assert self.end is not None  # `connect` made it
+        return NixlPeer(self._key, offered, self.end)

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -30,13 +30,6 @@ DEVICES = "UCX_NET_DEVICES"
 LOG = "UCX_LOG_FILE"
 _SIOCGIFADDR = 0x8915
 _RDMA = Path("/sys/class/infiniband")
-
-
-class Registered(NamedTuple):
-    """Memory that others may write to; `described` is what they need to know for it."""
-
-    handle: Any
-    described: bytes
 
 
 class Agent:
@@ -56,24 +49,18 @@ class Agent:
         except Exception as error:
             raise TransportError(f"nixl cannot use UCX on {os.environ[DEVICES]}: {error}") from error
         self._connecting = threading.Lock()
-        self._kept: list[object] = []
 
-    def register(self, address: int, size: int) -> Registered:
-        """Let others write to this memory of the host; TransportError."""
+    def register(self, address: int, size: int) -> bytes:
+        """Let others write to this memory of the host; what they need to know for it. TransportError.
+
+        It stays so as long as the agent: agents that heard of it would take other memory at its place for it.
+        """
         try:
             handle = self._agent.register_memory([(address, size, 0, "")], "DRAM")
-            described = self._agent.get_partial_agent_metadata(handle, True, ["UCX"])
+            described: bytes = self._agent.get_partial_agent_metadata(handle, True, ["UCX"])
         except Exception as error:
             raise TransportError(f"nixl cannot register {size} B: {error}") from error
-        return Registered(handle, described)
-
-    def deregister(self, memory: Registered) -> None:
-        """The opposite. Nothing may be under way to this memory or from it."""
-        self._agent.deregister_memory(memory.handle)
-
-    def keep(self, memory: object) -> None:
-        """Let this live as long as the agent: something may still be under way there."""
-        self._kept.append(memory)
+        return described
 
     def add(self, metadata: bytes) -> None:
         """Learn of memory of another agent; TransportError."""

@@ -15,6 +15,7 @@ from dynamoc.runtime.transports.nixl_agent import Agent, pause
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
+    End,
     Leased,
     Stage,
     Stages,
@@ -70,9 +71,9 @@ class Staged:
 class StagingOwner:
     """Attaches connections of writers."""
 
-    def __init__(self, agent: Agent, stages: Stages, block_bytes: int) -> None:
-        self._agent = agent
-        self._stages = stages
+    def __init__(self, end: End, block_bytes: int) -> None:
+        self._agent = end.agent
+        self._stages = end.receiving
         self._slot_bytes = slot_bytes_for(block_bytes)
 
     def attach(self, connection: socket.socket, check: wire.Check) -> Staged:
@@ -86,7 +87,7 @@ class StagingOwner:
         staged = Staged(self._agent, self._stages, lease, stage)
         try:
             wire.answer_ok(connection, check)
-            leased = Leased(lease, self._agent.name, stage.registered.described, stage.address, stage.slot_bytes)
+            leased = Leased(lease, self._agent.name, stage.metadata, stage.address, stage.slot_bytes)
             send_frame(connection, leased, check)
             staged.await_slot(connection, 0, check)
             wire.answer_ok(connection, check)

@@ -32,7 +32,7 @@ def why_not(interface: str, limit_s: float) -> str:
         addresses = [int(np.frombuffer(memory, np.uint8).ctypes.data) for memory in (source, target)]
         source[:] = secrets.token_bytes(mmap.PAGESIZE)
         writer.register(addresses[0], mmap.PAGESIZE)
-        writer.add(owner.register(addresses[1], mmap.PAGESIZE).described)
+        writer.add(owner.register(addresses[1], mmap.PAGESIZE))
         write = writer.write(addresses[0], mmap.PAGESIZE, owner.name, addresses[1])
         began = time.monotonic()
         while not write.is_done():

@@ -59,7 +59,7 @@ class Stage:
         self._memory = mmap.mmap(-1, SLOTS * slot_bytes)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
         self.address = int(self._bytes.ctypes.data)
-        self.registered = agent.register(self.address, SLOTS * slot_bytes)
+        self.metadata = agent.register(self.address, SLOTS * slot_bytes)
 
     def rows(self, slot: int, count: int, row_bytes: int) -> NDArray[np.uint8]:
         """The beginning of a slot as so many rows."""
@@ -111,14 +111,14 @@ class Stages:
             else:
                 self._quarantine[lease] = stage
 
-    def close(self) -> None:
-        """All uses have ended. Stages that something may still be written to, or read from, live on with the agent."""
-        with self._lock:
-            for stage in self._free:
-                self._agent.deregister(stage.registered)
-            for stage in (*self._leased.values(), *self._quarantine.values()):
-                self._agent.keep(stage)
-            self._free, self._leased, self._quarantine = [], {}, {}
+
+class End:
+    """What this process has of NIXL, for one transport after another: its agent, and stages that live as long."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.sending = Stages(agent)
+        self.receiving = Stages(agent)
 
 
 def slot_bytes_for(block_bytes: int) -> int:

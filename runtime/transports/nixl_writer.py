@@ -17,9 +17,9 @@ from dynamoc.runtime.transports.nixl_agent import PAUSE_S, Agent, Write, pause
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
+    End,
     Leased,
     Stage,
-    Stages,
     receive_frame,
     send_frame,
     slot_units,
@@ -72,10 +72,10 @@ class Link:
 class NixlPeer(TcpPeer):
     """A remote pool: its connections, and the slots of each."""
 
-    def __init__(self, key: bytes, offered: Metadata, agent: Agent, stages: Stages) -> None:
+    def __init__(self, key: bytes, offered: Metadata, end: End) -> None:
         super().__init__(key, offered)
-        self._agent = agent
-        self._stages = stages
+        self._agent = end.agent
+        self._stages = end.sending
         self._links: dict[socket.socket, Link] = {}
         self._given_up: list[Link] = []
         self._quiet: list[int] = []

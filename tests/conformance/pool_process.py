@@ -27,6 +27,7 @@ from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.rows import Rows
 from dynamoc.runtime.transports.nixl import NixlTransport
 from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent, interface_towards
+from dynamoc.runtime.transports.nixl_staging import End
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.shm import ShmTransport
@@ -92,13 +93,13 @@ class Maker:
     """Makes transports. All of nixl share one agent: making one, and trying the way before, take longer than a test."""
 
     def __init__(self) -> None:
-        self._agent: Agent | None = None
+        self._end: End | None = None
 
     def make(self, name: str, gate: Gate) -> Transport:
         """A transport without a pool; one without a gate gets a small share of the device."""
         if name == "nixl":
-            self._agent = self._agent or Agent(secrets.token_hex(8), interface_towards(HOST))
-            return NixlTransport(KEY, gate, self._agent)
+            self._end = self._end or End(Agent(secrets.token_hex(8), interface_towards(HOST)))
+            return NixlTransport(KEY, gate, self._end)
         if name == "nvlink":
             return NvlinkTransport(KEY, ctas=1)
         return TcpTransport(KEY, gate) if name == "tcp" else ShmTransport(KEY, gate)
