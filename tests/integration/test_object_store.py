@@ -13,6 +13,7 @@ import obstore
 import pytest
 from s3_signing import signed
 from swift_server import Swift, is_installed, swift
+from throttled import throttle
 from tier_kit import LAYOUT, Rig, chain, content, rig
 
 from dynamoc.runtime.kv.layout import Heads, KvLayout
@@ -25,6 +26,13 @@ pytestmark = [
     pytest.mark.skipif(not is_installed(), reason="no Swift: run `make .swift`"),
 ]
 KEYS = chain("prompt", 12)
+PATIENCE = "dynamoc.runtime.kv.tiers.onboard.SHORTEST_DEADLINE_S"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that shares a busy machine with us is slow: what is asked here is whether pages are right."""
+    monkeypatch.setattr(PATIENCE, 30.0)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +42,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
 
 @pytest.fixture
-def url(server: Swift, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(server: Swift, patience: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket of the test's own."""
+    del patience
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     bucket = f"kv-{random.randrange(1 << 40)}"
@@ -132,31 +141,46 @@ def test_ranks_read_what_ranks_of_another_count_stored(writers: int, readers: in
 def test_a_stopped_server_costs_a_load_its_deadline_and_then_nothing(
     server: Swift, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamoc.runtime.kv.tiers.objects.REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("dynamoc.runtime.kv.tiers.objects.REQUEST_TIMEOUT_S", 3.0)
     monkeypatch.setattr("dynamoc.runtime.kv.tiers.objects.RETRIES", 0)
     with rig(cache(url)) as one:
         one.store(KEYS)
-        assert one.load(KEYS) == 12
+        assert _until(lambda: one.load(KEYS) == 12)
+        monkeypatch.setattr(PATIENCE, 1.0)
         server.signal(signal.SIGSTOP)
         try:
-            started = time.monotonic()
             assert one.load(KEYS) == 0
-            first_s = time.monotonic() - started
             _until(lambda: not store_of(one).is_up)
-            started = time.monotonic()
-            assert one.load(KEYS) == 0
-            second_s = time.monotonic() - started
+            assert not one.stack.onboarder.look_up(KEYS, None).sources, "it is off: nothing is asked of it"
             one.settle()
             report = one.stack.report()
         finally:
             server.signal(signal.SIGCONT)
         _until(lambda: store_of(one).is_up)
+        monkeypatch.setattr(PATIENCE, 30.0)
 
-        assert first_s < 15
-        assert second_s < 0.05, "it is off"
         assert report.levels[0].is_up is False
         assert _until(lambda: one.load(KEYS) == 12)
         assert one.stack.staging.in_use == 0
+
+
+def test_from_a_slow_server_comes_what_arrives_in_time(
+    server: Swift, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with throttle(server.environment["AWS_ENDPOINT_URL"]) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        with rig(cache(url)) as one:
+            assert len(one.store(KEYS)) == 12
+            assert one.load(KEYS) == 12
+            line.pause_s = 0.5
+            monkeypatch.setattr(PATIENCE, 0.5)
+            assert one.load(KEYS) < 12, "two rounds of requests take twice as long as the load may"
+            one.settle()
+            line.pause_s = 0.0
+            monkeypatch.setattr(PATIENCE, 30.0)
+
+            assert _until(lambda: one.load(KEYS) == 12)
+            assert one.stack.staging.in_use == 0
 
 
 def test_a_server_that_dies_and_comes_back_loses_nothing(server: Swift, url: str) -> None:
