@@ -79,8 +79,9 @@ class LocalSession:
 
     def measure(self, tasks: Sequence[Task]) -> Iterator[Measured]:
         """Each task by itself; RunFailedError if the run ended under it."""
-        for measured in make_loads(self._run, tasks, self._gpus, self._root):
+        for measured in make_loads(self._run, tasks, self._gpus, self._root, self._is_cancelled):
             if isinstance(measured[1], Failure):
+                self.tick()  # a load that was cut short has not failed
                 self._run.check()  # then it is not the load that failed
             yield measured
             self.tick()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,11 +30,13 @@ def named_load(task: Task) -> LoadPoint:
     return msgspec.structs.replace(task.point.load, id=task.name)
 
 
-def make_loads(run: ServedRun, tasks: Sequence[Task], gpus: int, root: Path) -> Iterator[Measured]:
+def make_loads(
+    run: ServedRun, tasks: Sequence[Task], gpus: int, root: Path, is_unwanted: Callable[[], bool]
+) -> Iterator[Measured]:
     """Each task by itself, so that one that comes to nothing keeps no other from being made."""
     for task in tasks:
         try:
-            faults = run_load(run, load_of([task], gpus), lambda _row: None)
+            faults = run_load(run, load_of([task], gpus), lambda _row: None, is_unwanted)
         except LoadError as error:
             yield task, Failure(Cause.CONFIG, str(error))
             continue

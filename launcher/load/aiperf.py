@@ -16,7 +16,7 @@ from dynamoc.launcher.load import builtin
 from dynamoc.launcher.load.aiperf_config import aiperf_config
 from dynamoc.launcher.load.aiperf_hub import hub_environment, lay_out
 from dynamoc.launcher.load.client_limit import client_limit
-from dynamoc.launcher.load.generator import Measured
+from dynamoc.launcher.load.generator import IsUnwanted, Measured, never
 from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target, Trace
 from dynamoc.launcher.load.trace import TraceLine, read_trace
 from dynamoc.launcher.results.importers.aiperf_records import Records, read_records
@@ -30,6 +30,7 @@ REPLAYED = "trace.jsonl"
 ASK_S = 60.0
 """For its version, and for its word on a configuration."""
 END_S = 10.0
+POLL_S = 0.2
 SHOWN_LINES = 5
 HUB = "hub"
 
@@ -42,7 +43,9 @@ class AIPerf:
     version: str
     name: str = "aiperf"
 
-    def run(self, point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> Measured:
+    def run(
+        self, point: LoadPoint, target: Target, folder: Path, deadline_s: float, is_unwanted: IsUnwanted = never
+    ) -> Measured:
         """Write its configuration, have it checked, run it in `folder`, and read its records."""
         trace = None if point.trace is None else folder / REPLAYED
         requests = point.requests or 0
@@ -53,14 +56,14 @@ class AIPerf:
         config.write_text(aiperf_config(point, target, trace, requests))
         _ask(self.program, "config", "validate", str(config))
         words = [str(self.program), "profile", "--config", str(config), "--artifact-dir", str(folder / OUT)]
-        warmed, left = _warm_up(point, target, folder, deadline_s)
+        warmed, left = _warm_up(point, target, folder, deadline_s, is_unwanted)
         started = time.time()
-        status = _run([*words, "--ui", "none"], folder, left)
+        status = _run([*words, "--ui", "none"], folder, left, is_unwanted)
         found = _records(folder, status)
         records = tuple(_exact(record, point) for record in found.measured)
         complete = status is not None and len(records) == requests
-        limit = client_limit(point, records, found.late_s, busy=None)
-        return Measured(records, started, time.time(), complete, limit, requests, found.warmup + warmed)
+        held = client_limit(point, records, found.late_s, busy=None)
+        return Measured(records, started, time.time(), complete, held, requests, found.warmup + warmed)
 
 
 def generator(program: str | None) -> AIPerf:
@@ -71,13 +74,15 @@ def generator(program: str | None) -> AIPerf:
     return AIPerf(path, _ask(path, "--version").strip())
 
 
-def _warm_up(point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> tuple[int, float]:
+def _warm_up(
+    point: LoadPoint, target: Target, folder: Path, deadline_s: float, is_unwanted: IsUnwanted
+) -> tuple[int, float]:
     """Requests before a trace, and the time they leave: AIPerf would warm up by those it measures, and fill caches."""
     if point.trace is None or not point.warmup_requests:
         return 0, deadline_s
     begin = time.perf_counter()
     warmup = msgspec.structs.replace(point, trace=None, rate=None, requests=point.warmup_requests, warmup_requests=0)
-    made = len(builtin.GENERATOR.run(warmup, target, folder, deadline_s).records)
+    made = len(builtin.GENERATOR.run(warmup, target, folder, deadline_s, is_unwanted).records)
     took = time.perf_counter() - begin
     return made, deadline_s - took
 
@@ -101,7 +106,7 @@ def _ask(program: Path, *words: str) -> str:
     return done.stdout
 
 
-def _run(words: list[str], folder: Path, deadline_s: float) -> int | None:
+def _run(words: list[str], folder: Path, deadline_s: float, is_unwanted: IsUnwanted) -> int | None:
     """Its exit status; None where it was not over in time. All that it started ends with it."""
     with (folder / LOG).open("wb") as file:
         process = subprocess.Popen(
@@ -113,8 +118,10 @@ def _run(words: list[str], folder: Path, deadline_s: float) -> int | None:
             start_new_session=True,
         )
     try:
-        return process.wait(deadline_s)
-    except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + deadline_s
+        while (rest := deadline - time.monotonic()) > 0 and not is_unwanted():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(POLL_S, rest))
         _signal(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_S)

@@ -19,7 +19,7 @@ import dynamoc
 from dynamoc.launcher.load.asks import Ask, ahead, asks_of, asks_of_trace
 from dynamoc.launcher.load.client_limit import client_limit
 from dynamoc.launcher.load.core_time import core_time_s
-from dynamoc.launcher.load.generator import Measured
+from dynamoc.launcher.load.generator import IsUnwanted, Measured, never
 from dynamoc.launcher.load.http import Connection, HttpError
 from dynamoc.launcher.load.point import LoadError, LoadPoint, RequestRecord, Target
 from dynamoc.launcher.load.prompts import Prompts
@@ -29,6 +29,7 @@ PATH = "/v1/completions"
 DONE = b"[DONE]"
 NOTHING = b"null"
 MILLI = 1000.0
+POLL_S = 0.2
 
 
 class _Choice(msgspec.Struct):
@@ -52,19 +53,26 @@ class Builtin:
     name = "builtin"
     version = dynamoc.__version__
 
-    def run(self, point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> Measured:  # noqa: ARG002
+    def run(
+        self,
+        point: LoadPoint,
+        target: Target,
+        folder: Path,  # noqa: ARG002
+        deadline_s: float,
+        is_unwanted: IsUnwanted = never,
+    ) -> Measured:
         """Warm up, then measure; no files of its own."""
-        return uvloop.run(_measure(point, target, deadline_s))
+        return uvloop.run(_measure(point, target, deadline_s, is_unwanted))
 
 
-async def _measure(point: LoadPoint, target: Target, deadline_s: float) -> Measured:
-    deadline = time.perf_counter() + deadline_s
+async def _measure(point: LoadPoint, target: Target, deadline_s: float, is_unwanted: IsUnwanted) -> Measured:
+    end = _End(deadline_s, is_unwanted)
     requests = count_requests(point, point.trace) if point.trace else point.requests
     assert requests is not None
     prompts = Prompts(point, target.tokenizer)
-    warmup = _Batch(point, target, deadline)
+    warmup = _Batch(point, target, end)
     await warmup.closed_loop(list(asks_of(point, prompts, "warmup", point.warmup_requests)))
-    batch = _Batch(point, target, deadline)
+    batch = _Batch(point, target, end)
     asks = (
         asks_of_trace(point, point.trace, prompts)
         if point.trace
@@ -76,14 +84,38 @@ async def _measure(point: LoadPoint, target: Target, deadline_s: float) -> Measu
     duration = time.perf_counter() - begin
     busy = (core_time_s() - before) / duration
     records = tuple(sorted(batch.records, key=lambda record: record.index))
-    limit = client_limit(point, records, batch.late_s, busy)
-    return Measured(records, started, started + duration, complete, limit, requests)
+    found = client_limit(point, records, batch.late_s, busy)
+    return Measured(records, started, started + duration, complete, found, requests)
+
+
+class _End:
+    """When requests are cut off."""
+
+    def __init__(self, deadline_s: float, is_unwanted: IsUnwanted) -> None:
+        self._is_unwanted = is_unwanted
+        self._deadline = time.perf_counter() + deadline_s
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncGenerator[asyncio.Timeout, None]:
+        """A block that ends then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._deadline - time.perf_counter())) as timeout:
+                watch = asyncio.create_task(self._watch(timeout))
+                try:
+                    yield timeout
+                finally:
+                    watch.cancel()
+
+    async def _watch(self, block: asyncio.Timeout) -> None:
+        while not self._is_unwanted():  # noqa: ASYNC110  # it may be asked for from anywhere, also by a file
+            await asyncio.sleep(POLL_S)
+        block.reschedule(asyncio.get_running_loop().time())
 
 
 class _Batch:
     """Requests in flight together, and what came of each."""
 
-    def __init__(self, point: LoadPoint, target: Target, deadline: float) -> None:
+    def __init__(self, point: LoadPoint, target: Target, end: _End) -> None:
         place = urlsplit(target.url)
         assert place.hostname is not None
         self.records: list[RequestRecord] = []
@@ -92,22 +124,22 @@ class _Batch:
         self._point = point
         self._model = target.model
         self._place = (place.hostname, place.port or 80)
-        self._deadline = deadline
+        self._end = end
         self._connections: list[Connection] = []
 
     async def closed_loop(self, asks: Iterable[Ask]) -> bool:
         """As many in flight as there may be, the next follows an answer; whether all were answered in time."""
-        async with self._in_time() as limit, asyncio.TaskGroup() as group:
+        async with self._in_time() as timeout, asyncio.TaskGroup() as group:
             waiting = enumerate(asks)
             for first in itertools.islice(waiting, self._point.concurrency):
                 group.create_task(self._in_turn(itertools.chain([first], waiting)))
-        return not limit.expired()
+        return not timeout.expired()
 
     async def open_loop(self, asks: Iterator[Ask]) -> bool:
         """Each when it is due; where as many are in flight as may be, it waits and its clock runs. As above."""
         free = asyncio.Semaphore(self._point.concurrency or sys.maxsize)
         begin = math.inf
-        async with self._in_time() as limit, asyncio.TaskGroup() as group, contextlib.aclosing(ahead(asks)) as coming:
+        async with self._in_time() as timeout, asyncio.TaskGroup() as group, contextlib.aclosing(ahead(asks)) as coming:
             index = 0
             async for ask in coming:
                 begin = min(begin, time.perf_counter())
@@ -116,15 +148,14 @@ class _Batch:
                 self.late_s.append(time.perf_counter() - due)
                 group.create_task(self._when_free(free, index, ask, due))
                 index += 1
-        return not limit.expired()
+        return not timeout.expired()
 
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[asyncio.Timeout, None]:
-        """Cut off at the deadline; connections are closed."""
+        """Cut off at the end; connections are closed."""
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._deadline - time.perf_counter())) as limit:
-                    yield limit
+            async with self._end.watched() as timeout:
+                yield timeout
         finally:
             for connection in self._connections:
                 connection.close()

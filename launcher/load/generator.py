@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,14 @@ class Measured:
     """How many were made before, where that is not what the point asks for."""
 
 
+IsUnwanted = Callable[[], bool]
+
+
+def never() -> bool:
+    """Of a load that is wanted to its end."""
+    return False
+
+
 class LoadGenerator(Protocol):
     """One per tool; a module's `generator(program)` makes it."""
 
@@ -46,11 +54,13 @@ class LoadGenerator(Protocol):
         """As it says it."""
         ...
 
-    def run(self, point: LoadPoint, target: Target, folder: Path, deadline_s: float) -> Measured:
+    def run(
+        self, point: LoadPoint, target: Target, folder: Path, deadline_s: float, is_unwanted: IsUnwanted = never
+    ) -> Measured:
         """Make the load of a point; the tool's own files go to `folder`, which is there and empty.
 
-        Ends after `deadline_s` at the latest. What goes wrong with a request is in its record; LoadError is for what
-        keeps the tool itself from working.
+        Ends after `deadline_s` at the latest, and soon after nobody wants it any more. What goes wrong with a request
+        is in its record; LoadError is for what keeps the tool itself from working.
         """
         ...
 

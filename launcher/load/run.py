@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from dynamoc.launcher.load.generator import LoadGenerator, Measured, load_generator
+from dynamoc.launcher.load.generator import IsUnwanted, LoadGenerator, Measured, load_generator, never
 from dynamoc.launcher.load.point import LoadPlan, LoadPoint, RequestRecord, Target
 from dynamoc.launcher.load.remaining import RESULTS, remaining, result_file
 from dynamoc.launcher.results.acceptance import synthetic_acceptance
@@ -55,7 +55,7 @@ class ServedRun(Protocol):
         ...
 
 
-def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None]) -> list[str]:
+def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None], is_unwanted: IsUnwanted = never) -> list[str]:
     """Every remaining point in turn; what went wrong, empty if nothing did. LoadError, ScrapeError, OSError.
 
     A point that brought nothing, or did not end in time, leaves evidence and no result.
@@ -67,7 +67,7 @@ def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None]) -> lis
     target = Target(run.urls()[0], manifest.model.served_name, folder)
     faults, completed = [], 0
     for point in remaining(run.folder, plan):
-        row, records = _measure(run, generator, point, target, plan)
+        row, records = _measure(run, generator, point, target, plan, is_unwanted)
         fault = _fault(row, records)
         if fault is None:
             write_atomically(result_file(run.folder, point), encode_row(row))
@@ -80,11 +80,11 @@ def run_load(run: ServedRun, plan: LoadPlan, show: Callable[[Row], None]) -> lis
 
 
 def _measure(
-    run: ServedRun, generator: LoadGenerator, point: LoadPoint, target: Target, plan: LoadPlan
+    run: ServedRun, generator: LoadGenerator, point: LoadPoint, target: Target, plan: LoadPlan, is_unwanted: IsUnwanted
 ) -> tuple[Row, Sequence[RequestRecord]]:
     folder = _empty(run.folder / RESULTS / point.id)
     before = _summary(run)
-    measured = generator.run(point, target, folder, point.deadline_s)
+    measured = generator.run(point, target, folder, point.deadline_s, is_unwanted)
     after = _summary(run)
     lines = b"".join(msgspec.json.encode(record) + b"\n" for record in measured.records)
     write_atomically(folder / RECORDS, lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_server import Exchange, SmallServer, small_server, well
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -220,6 +220,7 @@ def test_a_row_survives_its_file(tmp_path: Path) -> None:
     assert row.ttft_ms is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
 def test_percentiles_are_numpys(values: list[float]) -> None:
     ordered = sorted(values)
