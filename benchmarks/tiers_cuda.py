@@ -4,7 +4,8 @@
 
 Llama-3.1-8B in blocks of 16 tokens (2 MiB) and of 8 (1 MiB). A prompt's blocks go to page-locked host memory and come
 back onto shuffled blocks, with every page's checksum taken and checked. The ceiling is one plain copy of as many bytes
-between the pool and the same kind of memory. `device` is the copy alone, by the way that the host was measured to do soonest, no checksums.
+between the pool and the same kind of memory. `device` is the copy alone, by the way that the host was measured to do
+soonest, no checksums.
 With `--disk-gb`, the same through a disk without a host tier; its ceiling is 4 MiB pieces with O_DIRECT by 8 threads.
 Before each way back the pool is poisoned; after it every byte is compared. Ours and ceilings take turns; medians.
 """
