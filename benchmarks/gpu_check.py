@@ -35,6 +35,7 @@ RESULTS = HERE / "results"
 LIMIT_S = 600
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 KERNELS = ("tests/runtime/kv/test_cuda_copier.py", "tests/runtime/kv/test_cuda_slices.py")
+TRANSPORTS = ("tests/conformance/test_transports.py", "tests/conformance/test_transport_faults.py")
 NO_CHILDREN = ("-k", "not another_process and not not_there")
 """The sanitizer watches one process; and that a GPU is not there is an error of the driver's, on purpose."""
 PASSED, CLEAN = r"\b[1-9]\d* passed\b", r"SUMMARY: 0 (errors|hazards)"
@@ -88,7 +89,7 @@ STEPS = (
     tests("kernels", 1, "kernels: every size, alignment and layout, sums, deadlines", *KERNELS),
     tests("tiers", 1, "KV tiers below a device", "tests/runtime/kv/tiers/test_cuda_device.py"),
     tests("engine", 1, "the native engine on a GPU", "tests/runtime/engines/test_engine_cuda.py"),
-    tests("transport", 1, "conformance of nvlink", "-k", "nvlink", "tests/conformance/test_transports.py"),
+    tests("transport", 1, "conformance of nvlink", "-k", "nvlink", *TRANSPORTS),
     tests("reshard", 1, "TP pairs over nvlink", "-k", "nvlink", "tests/conformance/test_resharding.py"),
     tests("matrix", 1, "every pair of tiers", "tests/conformance/test_matrix.py"),
     tests("pipeline", 2, "prefill and decode on two GPUs", "tests/integration/test_same_text_cuda.py"),
