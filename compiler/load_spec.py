@@ -16,6 +16,10 @@ RequestRate = Annotated[
 ]
 Stddev = Annotated[float, Field(ge=0, le=1_000_000)]
 Speed = Annotated[float, Field(ge=0.000001, le=1_000_000)]
+Warmup = Annotated[int, Field(ge=0, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Tool = Literal["builtin", "aiperf"]
 
 
 class LoadSpec(Part):
@@ -54,10 +58,10 @@ class LoadSpec(Part):
         description="Requests of one load point; 10 for each in flight, or all of a trace, if left out.",
         examples=[160],
     )
-    warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+    warmup_requests: Warmup | None = Field(
         default=None, description="Requests before those that count; one for each in flight if left out.", examples=[4]
     )
-    shared_prefix: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    shared_prefix: Share | None = Field(
         default=None, description="Share of each prompt that is the same in all of them; 0 if left out.", examples=[0.5]
     )
     prefixes: Positive | None = Field(
@@ -65,9 +69,7 @@ class LoadSpec(Part):
         description="Groups of prompts, each with a shared prefix of its own; 1 if left out.",
         examples=[8],
     )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
-        default=None, description="Of prompts and arrival times; 0 if left out.", examples=[7]
-    )
-    tool: Literal["builtin", "aiperf"] | None = Field(
+    seed: Seed | None = Field(default=None, description="Of prompts and arrival times; 0 if left out.", examples=[7])
+    tool: Tool | None = Field(
         default=None, description="What makes the requests; `builtin` if left out.", examples=["builtin"]
     )

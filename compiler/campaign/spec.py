@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 
+from dynamoc.compiler.load_spec import Seed, Share, Speed, Stddev, Tool, Warmup
 from dynamoc.compiler.schema import schema_of
 from dynamoc.compiler.written import Duration, Name, Part, Positive, Text
 
 Number = int | float
 Values = Annotated[list[Any], Field(min_length=1)]
 Rows = Annotated[list[dict[Text, Any]], Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Expression = Text
 
 
@@ -110,10 +110,10 @@ class CampaignLoadSpec(Part):
 
     isl: Count = Field(description="Input sequence length, tokens.", examples=[1024])
     osl: Count = Field(description="Output sequence length, tokens.", examples=[128])
-    isl_stddev: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(
+    isl_stddev: Stddev | None = Field(
         default=None, description="Standard deviation of the input lengths, tokens; 0 if left out.", examples=[64]
     )
-    osl_stddev: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(
+    osl_stddev: Stddev | None = Field(
         default=None, description="Standard deviation of the output lengths, tokens; 0 if left out.", examples=[16]
     )
     concurrency: CountOrCounts | None = Field(
@@ -132,7 +132,7 @@ class CampaignLoadSpec(Part):
         description="Requests of a trace in Mooncake's format, a file; `isl` and `osl` then bound their lengths.",
         examples=["trace.jsonl"],
     )
-    trace_speed: Annotated[float, Field(ge=0.000001, le=1_000_000)] | None = Field(
+    trace_speed: Speed | None = Field(
         default=None, description="How many times faster than recorded; 1 if left out.", examples=[2]
     )
     trace_block_tokens: Positive | None = Field(
@@ -143,10 +143,10 @@ class CampaignLoadSpec(Part):
         description="Requests of one point; 10 for each in flight, or all of a trace, if left out.",
         examples=[160],
     )
-    warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+    warmup_requests: Warmup | None = Field(
         default=None, description="Requests before those that count; one for each in flight if left out.", examples=[4]
     )
-    shared_prefix: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    shared_prefix: Share | None = Field(
         default=None, description="Share of each prompt that is the same in all of them; 0 if left out.", examples=[0.5]
     )
     prefixes: Positive | None = Field(
@@ -155,7 +155,7 @@ class CampaignLoadSpec(Part):
         examples=[8],
     )
     seed: Seed | None = Field(default=None, description="Of prompts and arrival times; 0 if left out.", examples=[7])
-    tool: Literal["builtin", "aiperf"] | None = Field(
+    tool: Tool | None = Field(
         default=None, description="What makes the requests; `builtin` if left out.", examples=["builtin"]
     )
 
