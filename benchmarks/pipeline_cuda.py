@@ -32,6 +32,7 @@ from dynamoc.runtime.engines.native.models.config import read_config
 from dynamoc.runtime.engines.native.models.llama import expected_tensors
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/integration"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support/ports"))
 from pipelines import Pipeline, serving, streams
 
 LLAMA: dict[str, Any] = {

@@ -139,6 +139,11 @@ SITE_EDITS: list[Edit] = [
 ]
 
 
+def name_of(value: Any) -> str:
+    """Of a parameter: the same in every process, whatever the order of a set."""
+    return str(sorted(value) if isinstance(value, set) else value)[:40]
+
+
 def edited(text: str, path: tuple[str | int, ...], value: Any) -> str:
     data = copy.deepcopy(yaml.safe_load(text))
     place = data
@@ -148,7 +153,7 @@ def edited(text: str, path: tuple[str | int, ...], value: Any) -> str:
     return yaml.safe_dump(data, sort_keys=False)
 
 
-@pytest.mark.parametrize(("path", "value", "asked", "others"), SPEC_EDITS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("path", "value", "asked", "others"), SPEC_EDITS, ids=name_of)
 def test_an_edit_of_the_spec_changes_only_its_lines(
     path: tuple[str | int, ...], value: Any, asked: set[str], others: str
 ) -> None:
@@ -157,7 +162,7 @@ def test_an_edit_of_the_spec_changes_only_its_lines(
     expect_changes(compiled(spec, cluster), compiled(edited(spec, path, value), cluster), asked, others)
 
 
-@pytest.mark.parametrize(("path", "value", "asked", "others"), SITE_EDITS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("path", "value", "asked", "others"), SITE_EDITS, ids=name_of)
 def test_an_edit_of_the_site_changes_only_its_lines(
     path: tuple[str | int, ...], value: Any, asked: set[str], others: str
 ) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,24 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from free_ports import free_port_base
 
 MODELS = Path.home() / ".cache/dynamoc/models"
 SMOLLM2 = MODELS / "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def free_port_base(count: int = 64) -> int:
-    """The first of `count` consecutive ports that can be bound now."""
-    for base in range(10000 + os.getpid() % 100 * 64, 20000, count):
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in range(base, base + count):
-                    probe = stack.enter_context(socket.socket())
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-    raise RuntimeError("no free ports")
 
 
 @dataclass

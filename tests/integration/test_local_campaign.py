@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipelines import SMOLLM2, free_port_base
+from free_ports import free_port_base
+from pipelines import SMOLLM2
 
 from dynamoc.launcher.campaign.owner import is_owned
 from dynamoc.launcher.campaign.state import State

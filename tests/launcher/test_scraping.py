@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 import msgspec
 import pytest
+from free_ports import free_port
 
 from dynamoc.launcher.scraping import (
     Moved,
@@ -19,12 +18,6 @@ from dynamoc.launcher.scraping import (
 )
 from dynamoc.runtime.manifest import Edge, Launch, Manifest, ModelRef, ProcessSpec, Role
 from dynamoc.runtime.metrics import Metrics
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def process(name, role, **ports):

@@ -15,7 +15,8 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from pipelines import SMOLLM2, free_port_base
+from free_ports import free_port_base
+from pipelines import SMOLLM2
 from stages import Run
 
 pytestmark = pytest.mark.integration

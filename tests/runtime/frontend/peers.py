@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from free_ports import free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from dynamoc.runtime.kv.hashing import unpack_tokens
@@ -74,12 +75,6 @@ def write_model(folder: Path) -> Tokenizer:
     settings = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return tokenizer
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

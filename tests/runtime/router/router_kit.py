@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from free_ports import free_port
 
 from dynamoc.runtime.kv.hashing import local_hashes, pack_tokens, sequence_hashes
 from dynamoc.runtime.manifest import (
@@ -42,12 +43,6 @@ from dynamoc.runtime.router import app
 KEY = b"k" * 32
 BLOCK = 4
 M = TypeVar("M", bound=Message)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def plan(ports: dict[str, int], settings: RouterSettings, roles: Sequence[Role]) -> Manifest:

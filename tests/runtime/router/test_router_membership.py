@@ -7,12 +7,12 @@ import os
 import signal
 
 import pytest
+from free_ports import free_port
 from router_kit import (
     AGG,
     OTHER,
     PROMPT,
     Bench,
-    free_port,
     names,
     plan,
     router_context,

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from router_kit import KEY, Bench, free_port, plan
+from free_ports import free_port
+from router_kit import KEY, Bench, plan
 
 from dynamoc.runtime.manifest import Role, RouterSettings, encode_manifest
 from dynamoc.runtime.plane.messages import Routed

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 import msgspec
 import pytest
 import zmq
 import zmq.asyncio
+from free_ports import free_port
 
 from dynamoc.runtime.plane.messages import BlocksCleared, BlocksStored, KvEvent
 from dynamoc.runtime.served.blocks import Blocks
@@ -17,12 +17,6 @@ from dynamoc.runtime.served.events import Subscriber
 
 SIZE = 2
 LIMIT_S = 10.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def stored(name: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from free_ports import free_ports
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynamoc.runtime.kv.hashing import pack_tokens
@@ -51,14 +52,6 @@ KEY = b"k" * 32
 HOST = "127.0.0.1"
 BLOCK_SIZE = 16
 LIMIT_S = 20.0
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind((HOST, 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 async def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:

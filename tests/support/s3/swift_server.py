@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from free_ports import free_ports
+
 VENV = Path(os.environ.get("DYNAMOC_TEST_SWIFT_VENV", Path(__file__).parents[3] / ".swift"))
 USER, SECRET = "kv:kv", "kv-test-secret"
 READY_S = 60.0
@@ -76,7 +78,7 @@ class Swift:
     def __init__(self, folder: Path, workers: int = 1) -> None:
         self.folder = folder
         self._workers = workers
-        self._ports = dict(zip(("account", "container", "object", "proxy"), _free_ports(4), strict=True))
+        self._ports = dict(zip(("account", "container", "object", "proxy"), free_ports(4), strict=True))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._configure()
 
@@ -156,11 +158,3 @@ def swift(folder: Path, workers: int = 1) -> Iterator[Swift]:
 
 def _egg(name: str) -> str:
     return "memcache" if name == "cache" else name
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
