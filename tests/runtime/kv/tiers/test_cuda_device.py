@@ -41,7 +41,14 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a
 def filled(pool: DevicePool, seed: int) -> np.ndarray:
     data = np.random.default_rng(seed).integers(0, 256, pool.data_bytes, np.uint8)
     runtime.memcpy(pool.address, data.ctypes.data, data.size, _UP)
+    runtime.deviceSynchronize()
     return data.reshape(pool.blocks, -1)
+
+
+def poison(pool: DevicePool) -> None:
+    """Over, before any stream that waits for no other touches the pool."""
+    runtime.memset(pool.address, 0xA5, pool.data_bytes)
+    runtime.deviceSynchronize()
 
 
 def content(pool: DevicePool) -> np.ndarray:
@@ -73,7 +80,7 @@ def test_pages_are_those_of_a_cpu_worker(batch_bytes: int, way: Way) -> None:
     other.read(order, pages[1])
     assert pages[0] == pages[1]
 
-    runtime.memset(on_gpu.address, 0xA5, on_gpu.data_bytes)
+    poison(on_gpu)
     device.write(pages[0][:200], order[:200])
 
     got = content(on_gpu)
@@ -82,7 +89,7 @@ def test_pages_are_those_of_a_cpu_worker(batch_bytes: int, way: Way) -> None:
     assert {(kind, op) for kind, op in device.ways_taken()} == {(way, "offload"), (way, "onboard")}
 
     span = format_.span(range(1, 3))
-    runtime.memset(on_gpu.address, 0xA5, on_gpu.data_bytes)
+    poison(on_gpu)
     device.write([page[span.start : span.end] for page in pages[0]], order, range(1, 3))
 
     got = content(on_gpu)
@@ -113,7 +120,7 @@ def test_every_byte_comes_back_through_every_tier(tiers: str, tmp_path: Path) ->
         settle(stack)
     assert sorted(read) == list(range(BLOCKS))
 
-    runtime.memset(pool.address, 0xA5, pool.data_bytes)
+    poison(pool)
     over = threading.Event()
     found = stack.onboarder.look_up(keys, None)
     places = np.random.default_rng(4).permutation(BLOCKS).tolist()
