@@ -88,6 +88,7 @@ class Rig:
     def onboard(self) -> float:
         """Seconds until every block is back, in another order; then they are compared."""
         runtime.memset(self.pool.address, bench.POISON, self.total)
+        runtime.deviceSynchronize()
         over = threading.Event()
         began = time.monotonic()
         found = self.stack.onboarder.look_up(self.keys, None)
