@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -30,6 +30,26 @@ DEVICES = "UCX_NET_DEVICES"
 LOG = "UCX_LOG_FILE"
 _SIOCGIFADDR = 0x8915
 _RDMA = Path("/sys/class/infiniband")
+
+
+class Place(NamedTuple):
+    """An address in memory of the host, or of a GPU of the process whose memory it is."""
+
+    address: int
+    device: int | None
+
+    def after(self, size: int) -> Place:
+        """So many bytes further on."""
+        return self._replace(address=self.address + size)
+
+    @property
+    def kind(self) -> str:
+        """What NIXL calls such memory."""
+        return "DRAM" if self.device is None else "VRAM"
+
+    def run(self, size: int) -> tuple[int, int, int]:
+        """So many bytes from here on, as NIXL wants them."""
+        return (self.address, size, self.device or 0)
 
 
 class Agent:
@@ -50,13 +70,13 @@ class Agent:
             raise TransportError(f"nixl cannot use UCX on {os.environ[DEVICES]}: {error}") from error
         self._connecting = threading.Lock()
 
-    def register(self, address: int, size: int) -> bytes:
-        """Let others write to this memory of the host; what they need to know for it. TransportError.
+    def register(self, place: Place, size: int) -> bytes:
+        """Let others write to this memory; what they need to know for it. TransportError.
 
         It stays so as long as the agent: agents that heard of it would take other memory at its place for it.
         """
         try:
-            handle = self._agent.register_memory([(address, size, 0, "")], "DRAM")
+            handle = self._agent.register_memory([(*place.run(size), "")], place.kind)
             described: bytes = self._agent.get_partial_agent_metadata(handle, True, ["UCX"])
         except Exception as error:
             raise TransportError(f"nixl cannot register {size} B: {error}") from error
@@ -74,11 +94,11 @@ class Agent:
         """Let UCX do what writes of others need of this end: connecting, and taking bytes in where there is no RDMA."""
         self._agent.get_new_notifs(["UCX"])  # there are none; this is NIXL's way to ask for it
 
-    def write(self, source: int, size: int, peer: str, destination: int) -> Write:
-        """Begin to write a run of registered host memory; TransportError."""
+    def write(self, source: Place, size: int, peer: str, destination: Place) -> Write:
+        """Begin to write a run of registered memory; TransportError."""
         try:
-            from_ = self._agent.get_xfer_descs([(source, size, 0)], "DRAM")
-            to = self._agent.get_xfer_descs([(destination, size, 0)], "DRAM")
+            from_ = self._agent.get_xfer_descs([source.run(size)], source.kind)
+            to = self._agent.get_xfer_descs([destination.run(size)], destination.kind)
             handle = self._agent.initialize_xfer("WRITE", from_, to, peer)
             return Write(self._agent, handle, self._agent.transfer(handle))
         except Exception as error:

@@ -7,47 +7,49 @@ import socket
 import time
 from collections.abc import Iterator
 
-from dynamoc.runtime.kv.transfer.checksums import unit_rows
-from dynamoc.runtime.kv.transfer.cuts import Cut
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.nixl_agent import Agent, pause
+from dynamoc.runtime.transports.nixl_agent import pause
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
     End,
     Leased,
+    Packer,
     Stage,
-    Stages,
     receive_frame,
     send_frame,
     slot_bytes_for,
     slot_units,
 )
 from dynamoc.runtime.transports.protocol import TransportError
+from dynamoc.runtime.transports.shards import Portion
 
 
 class Staged:
     """Slots are filled behind the connection; over it comes only that they are."""
 
-    def __init__(self, agent: Agent, stages: Stages, lease: int, stage: Stage) -> None:
-        self._agent = agent
-        self._stages = stages
+    def __init__(self, end: End, packer: Packer, lease: int, stage: Stage) -> None:
+        self._agent = end.agent
+        self._stages = end.receiving
+        self._packer = packer
         self._lease = lease
         self._stage = stage
+        self._portion: Portion
         self._turn = 0
 
-    def turns(self, count: int, row_bytes: int) -> Iterator[slice]:
+    def turns(self, portion: Portion, count: int) -> Iterator[slice]:
         """As many blocks as a slot holds."""
-        self._turn = 0
-        step = slot_units(self._stage.slot_bytes, row_bytes) * unit_rows(row_bytes)
+        self._portion, self._turn = portion, 0
+        rows = self._packer.checksum.unit_rows(portion.size)
+        step = slot_units(self._stage.slot_bytes, rows * portion.size) * rows
         return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
-    def fill(self, connection: socket.socket, cut: Cut, blocks: Indices, check: wire.Check) -> None:
+    def fill(self, connection: socket.socket, blocks: Indices, check: wire.Check) -> None:
         """Once the slot is said to be full, empty it; then say so."""
         slot = self._turn % SLOTS
         self.await_slot(connection, slot, check)
-        cut.put(blocks, self._stage.rows(slot, blocks.size, cut.size))
+        self._packer.unpack(self._stage, slot, self._portion, blocks)
         self._turn += 1
         wire.answer_ok(connection, check)
 
@@ -71,23 +73,24 @@ class Staged:
 class StagingOwner:
     """Attaches connections of writers."""
 
-    def __init__(self, end: End, block_bytes: int) -> None:
-        self._agent = end.agent
-        self._stages = end.receiving
-        self._slot_bytes = slot_bytes_for(block_bytes)
+    def __init__(self, end: End, packer: Packer, block_bytes: int) -> None:
+        self._end = end
+        self._packer = packer
+        self._slot_bytes = slot_bytes_for(packer.slot_bytes, block_bytes)
 
     def attach(self, connection: socket.socket, check: wire.Check) -> Staged:
         """Lease a stage to a writer that proved the key; it is refused if there is none."""
+        self._packer.memory.use()
         asked = receive_frame(connection, Attach, check)
         try:
-            lease, stage = self._stages.lease(self._slot_bytes, asked.quiet)
+            lease, stage = self._end.receiving.lease(self._slot_bytes, asked.quiet)
         except TransportError as error:
             wire.answer_refused(connection, str(error), check)
             raise
-        staged = Staged(self._agent, self._stages, lease, stage)
+        staged = Staged(self._end, self._packer, lease, stage)
         try:
             wire.answer_ok(connection, check)
-            leased = Leased(lease, self._agent.name, stage.metadata, stage.address, stage.slot_bytes)
+            leased = Leased(lease, self._end.agent.name, stage.metadata, stage.place, stage.slot_bytes)
             send_frame(connection, leased, check)
             staged.await_slot(connection, 0, check)
             wire.answer_ok(connection, check)

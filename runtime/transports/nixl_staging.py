@@ -1,5 +1,7 @@
 """Registered memory through which blocks pass: slots at both ends, each written in one run.
 
+Which memory that is, and how blocks get into slots and out of them, is up to a `Packer`.
+
 A peer never writes into the pool itself: a write that was given up may still arrive. It then hits slots that nobody
 uses again until their writer said that nothing of it is under way; the pool's blocks are safe at once.
 """
@@ -12,19 +14,18 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from dynamoc.runtime.kv.transfer.checksums import unit_rows
+from dynamoc.runtime.kv.layout import Heads
+from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
+from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.nixl_agent import Agent
+from dynamoc.runtime.transports.nixl_agent import Agent, Place
 from dynamoc.runtime.transports.protocol import TransportError
+from dynamoc.runtime.transports.shards import Portion
 
-SLOT_BYTES = 8 << 20
-"""Smaller runs do not fill a link; a block that is larger has a slot of its own size."""
 SLOTS = 2
 """One is filled or emptied while the other is written."""
 MAX_STAGES = 64
@@ -46,32 +47,88 @@ class Leased(msgspec.Struct, frozen=True, array_like=True):
     lease: int
     agent: str
     metadata: bytes
-    address: int
+    place: Place
     slot_bytes: int
 
 
 class Stage:
-    """`SLOTS` slots one after another."""
+    """`SLOTS` slots one after another, from `place` on."""
 
-    def __init__(self, agent: Agent, slot_bytes: int) -> None:
+    def __init__(self, agent: Agent, place: Place, slot_bytes: int) -> None:
         """TransportError if it cannot be registered."""
+        self.place = place
         self.slot_bytes = slot_bytes
-        self._memory = mmap.mmap(-1, SLOTS * slot_bytes)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
-        self.address = int(self._bytes.ctypes.data)
-        self.metadata = agent.register(self.address, SLOTS * slot_bytes)
+        self.metadata = agent.register(place, SLOTS * slot_bytes)
 
-    def rows(self, slot: int, count: int, row_bytes: int) -> NDArray[np.uint8]:
-        """The beginning of a slot as so many rows."""
-        start = slot * self.slot_bytes
-        return self._bytes[start : start + count * row_bytes].reshape(count, row_bytes)
+    def slot(self, number: int) -> Place:
+        """Where one begins."""
+        return self.place.after(number * self.slot_bytes)
+
+
+class Memory(Protocol):
+    """Where stages are made."""
+
+    @property
+    def device(self) -> int | None:
+        """The GPU whose memory it is, if it is one's."""
+        ...
+
+    def use(self) -> None:
+        """Say that this thread works with it, before UCX is called from here; TransportError."""
+        ...
+
+    def stage(self, agent: Agent, slot_bytes: int) -> Stage:
+        """A new one, registered; TransportError."""
+        ...
+
+
+class Packer(Protocol):
+    """Puts blocks of one pool into slots, and takes them out again. Used from many threads, each with its stage."""
+
+    checksum: Checksum
+    part_bytes: int
+    slot_bytes: int
+    """Enough to fill a link; a block that is larger has a slot of its own size."""
+
+    @property
+    def memory(self) -> Memory:
+        """Of the stages it can use."""
+        ...
+
+    def prepare(self) -> None:
+        """What takes long, once; TransportError."""
+        ...
+
+    def await_event(self, event: int, check: wire.Check) -> None:
+        """Until what comes before an event of the pool's device is done; TransportError, or what `check` raises."""
+        ...
+
+    def pack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices, sums: Table, check: wire.Check) -> None:
+        """Fill the beginning of a slot with these blocks, and `sums` with their checksums.
+
+        TransportError, or what `check` raises. From the end on no block is read any more.
+        """
+        ...
+
+    def unpack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices) -> None:
+        """Put what is in a slot into these blocks. From the return on nothing is written any more; TransportError."""
+        ...
+
+    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None, heads: Heads | None) -> Indices:
+        """As `Transport.mismatches`."""
+        ...
+
+    def close(self) -> None:
+        """Release what it has of its own; no stage."""
+        ...
 
 
 class Stages:
     """Those of one end. A stage is free, leased, or in quarantine: something may still be written there."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, memory: Memory) -> None:
         self._agent = agent
+        self._memory = memory
         self._lock = threading.Lock()
         self._free: list[Stage] = []
         self._leased: dict[int, Stage] = {}
@@ -95,7 +152,7 @@ class Stages:
             elif self._made >= MAX_STAGES:
                 raise TransportError(f"all {MAX_STAGES} stages are in use, {len(self._quarantine)} in quarantine")
             else:
-                stage = Stage(self._agent, slot_bytes)
+                stage = self._memory.stage(self._agent, slot_bytes)
                 self._made += 1
             lease = next(self._leases)
             self._leased[lease] = stage
@@ -115,20 +172,20 @@ class Stages:
 class End:
     """What this process has of NIXL, for one transport after another: its agent, and stages that live as long."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, memory: Memory) -> None:
         self.agent = agent
-        self.sending = Stages(agent)
-        self.receiving = Stages(agent)
+        self.sending = Stages(agent, memory)
+        self.receiving = Stages(agent, memory)
 
 
-def slot_bytes_for(block_bytes: int) -> int:
+def slot_bytes_for(least: int, block_bytes: int) -> int:
     """Whole pages, for one block at least."""
-    return -(-max(SLOT_BYTES, block_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return -(-max(least, block_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def slot_units(slot_bytes: int, row_bytes: int) -> int:
+def slot_units(slot_bytes: int, unit_bytes: int) -> int:
     """Units of checksums that go into a slot; both ends count so."""
-    return max(1, slot_bytes // (unit_rows(row_bytes) * row_bytes))
+    return max(1, slot_bytes // unit_bytes)
 
 
 def send_frame(sock: socket.socket, frame: msgspec.Struct, check: wire.Check) -> None:

@@ -8,9 +8,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
-from dynamoc.runtime.kv.transfer.checksums import unit_rows
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import PAUSE_S, Agent, Write, pause
@@ -19,6 +16,7 @@ from dynamoc.runtime.transports.nixl_staging import (
     Attach,
     End,
     Leased,
+    Packer,
     Stage,
     receive_frame,
     send_frame,
@@ -46,10 +44,8 @@ class Link:
 
     def write(self, slot: int, size: int) -> None:
         """Begin to write the beginning of a slot onto the same at the peer; none may be under way."""
-        start = slot * self.stage.slot_bytes
-        self.under_way = self.agent.write(
-            self.stage.address + start, size, self.there.agent, self.there.address + start
-        )
+        to = self.there.place.after(slot * self.there.slot_bytes)
+        self.under_way = self.agent.write(self.stage.slot(slot), size, self.there.agent, to)
 
     def wait(self, check: wire.Check) -> None:
         """Until what is under way has arrived; TransportError, or what `check` raises."""
@@ -130,20 +126,27 @@ class NixlPeer(TcpPeer):
                 log.warning("%d stages wait for writes that were given up", len(self._given_up))
 
 
+@dataclass(frozen=True, slots=True)
 class NixlLane(Lane):
-    """Gathers and writes slot after slot: one is filled while the one before is under way."""
+    """Packs and writes slot after slot: one is filled while the one before is under way."""
 
-    __slots__ = ()
+    packer: Packer
+
+    def _await_source(self) -> None:
+        self.packer.memory.use()
+        if (after := self.sending.after) is not None:
+            self.packer.await_event(after, self._check)
+            self.transfer.ready_at = max(self.transfer.ready_at, time.monotonic())
 
     def _send(self, connection: socket.socket, sources: Indices) -> None:
         assert isinstance(self.peer, NixlPeer)
         link = self.peer.link(connection)
-        step = slot_units(link.stage.slot_bytes, self.cut.size)
+        step = slot_units(link.stage.slot_bytes, self.sending.unit_rows * self.sending.portion.size)
         starts = range(0, len(self.units), step)
         for turn, start in enumerate(starts):
             if turn >= SLOTS:
                 wire.accept_answer(connection, self._check)  # the peer has emptied this slot
-            size = self._gather(link, turn % SLOTS, sources, self.units[start : start + step], start)
+            size = self._pack(link.stage, turn % SLOTS, sources, self.units[start : start + step], start)
             _finish(connection, link, turn - 1, self._check)
             self._check()
             link.write(turn % SLOTS, size)
@@ -151,18 +154,13 @@ class NixlLane(Lane):
         for _ in range(min(SLOTS, len(starts))):
             wire.accept_answer(connection, self._check)
 
-    def _gather(self, link: Link, slot: int, sources: Indices, units: range, first: int) -> int:
+    def _pack(self, stage: Stage, slot: int, sources: Indices, units: range, first: int) -> int:
         """Fill a slot with these units; how many bytes that are."""
-        step = unit_rows(self.cut.size)
+        portion, step = self.sending.portion, self.sending.unit_rows
         blocks = sources[first * step : (first + len(units)) * step]
-        staged = link.stage.rows(slot, blocks.size, self.cut.size)
-        for turn, unit in enumerate(units):
-            self._check()
-            part = slice(turn * step, (turn + 1) * step)
-            data = self.cut.pick(blocks[part])
-            self.transfer.checksums[unit] = self.digest(data)
-            staged[part] = data.view(np.uint8)
-        return staged.nbytes
+        sums = self.transfer.checksums[units.start : units.stop]
+        self.packer.pack(stage, slot, portion, blocks, sums, self._check)
+        return blocks.size * portion.size
 
 
 def _finish(connection: socket.socket, link: Link, turn: int, check: wire.Check) -> None:

@@ -15,14 +15,14 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Runs
-from dynamoc.runtime.kv.cuda.device import PAUSE_S, SPIN_S, DeviceError, bus_address
+from dynamoc.runtime.kv.cuda.copier import CTAS, Copier
+from dynamoc.runtime.kv.cuda.device import DeviceError, bus_address
 from dynamoc.runtime.kv.cuda.pool import DevicePool
-from dynamoc.runtime.kv.layout import Heads, Span
+from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.pool import Pool
-from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
+from dynamoc.runtime.kv.transfer.checksums import Checksum
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
-from dynamoc.runtime.kv.transfer.walk import Walk
+from dynamoc.runtime.transports.device_sums import DeviceSums
 from dynamoc.runtime.transports.mapped import MappedDestination
 from dynamoc.runtime.transports.nvlink_line import Line
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer, Offer
@@ -30,12 +30,11 @@ from dynamoc.runtime.transports.nvlink_probe import probe
 from dynamoc.runtime.transports.nvlink_push import Push
 from dynamoc.runtime.transports.process import check_same_host, has_ended, this_process
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
-from dynamoc.runtime.transports.shards import offered_placement, walk_from, walk_to
+from dynamoc.runtime.transports.shards import offered_placement, walk_to
 from dynamoc.runtime.transports.transfer import ThreadedTransfer, cancel_all, check_pairs, check_span
 
 PART_BYTES = 128 << 20
 """0.38 ms at 355 GB/s; verified in 0.05 ms at 2.5 TB/s, and a message and the start of a kernel take some 0.3 ms."""
-VERIFY_LIMIT_S = 10.0
 T = TypeVar("T")
 
 
@@ -56,7 +55,7 @@ class NvlinkTransport(MappedDestination):
         self._sums = sums
         self._pool: DevicePool | None = None
         self._copier: Copier | None = None
-        self._verifier: Copier | None = None
+        self._received: DeviceSums | None = None
         self._line = Line()
         self._peers: list[NvlinkPeer] = []
         self._transfers: set[ThreadedTransfer] = set()
@@ -144,59 +143,33 @@ class NvlinkTransport(MappedDestination):
         self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
     ) -> Indices:
         """Sum what arrived, on the device; `heads` are the writer's, if they are not mine."""
-        pool = self._registered()
-        span, way = check_span(pool.layout, layers), walk_from(pool, heads, layers)
-        if len(checksums) != 16 * blocks.size:
-            return blocks
         await self._ready()
-        try:
-            sums = await self._sum(pool, blocks, span, way)
-        except (DeviceError, TimeoutError) as error:
-            raise TransportError(f"what arrived cannot be verified: {error}") from error
-        wrong = (sums != np.frombuffer(checksums, "<u8").reshape(-1, 2)).any(axis=1)
-        return blocks[np.flatnonzero(wrong)]
+        assert self._received is not None
+        return await self._received.mismatches(blocks, checksums, layers, heads)
 
     async def close(self) -> None:
         """Cancel what runs, wait until the device writes nothing any more, take all mappings back."""
         await cancel_all(self._transfers)
         for peer in self._peers:
             peer.close()
-        copiers, self._copier, self._verifier = (self._copier, self._verifier), None, None
-        for copier in copiers:
-            if copier is not None:
-                await self._run(copier.close)
+        ended, self._copier, self._received = (self._copier, self._received), None, None
+        for one in ended:
+            if one is not None:
+                await self._run(one.close)
         await asyncio.to_thread(self._line.close)
 
     async def _ready(self) -> None:
         """Compile the kernels and allocate what they need, once."""
-        if self._verifier is None:
-            device = self._registered().device
+        if self._received is None:
+            pool = self._registered()
             try:
-                self._copier = await self._run(functools.partial(Copier, device, self._ctas))
-                self._verifier = await self._run(functools.partial(Copier, device))
+                self._copier = await self._run(functools.partial(Copier, pool.device, self._ctas))
+                self._received = DeviceSums(pool, await self._run(functools.partial(Copier, pool.device)))
             except DeviceError as error:
                 raise TransportError(str(error)) from error
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._line.run(call))
-
-    async def _sum(self, pool: DevicePool, blocks: Indices, span: Span, way: Walk | None) -> Table:
-        assert self._verifier is not None
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        runs = Runs(pool.address, pool.layout.block_bytes, blocks.astype(np.uint64))
-        if way is None:
-            runs = runs._replace(base=runs.base + span.start)
-            summed = self._verifier.sum(runs, span.size, deadline_s=VERIFY_LIMIT_S)
-        else:
-            summed = self._verifier.sum_slices(way, runs, deadline_s=VERIFY_LIMIT_S)
-        while not summed.is_done():
-            waited = loop.time() - began
-            if waited > VERIFY_LIMIT_S:
-                raise TimeoutError(f"the device did not finish within {VERIFY_LIMIT_S:g} s")
-            await asyncio.sleep(0 if waited < SPIN_S else PAUSE_S)
-        assert summed.sums is not None
-        return summed.sums
 
     def _registered(self) -> DevicePool:
         if self._pool is None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from dynamoc.runtime.kv.layout import Heads, KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout, Span
 from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.transfer.cuts import Cut, HeadCut, RunCut
 from dynamoc.runtime.kv.transfer.rows import rows_of
 from dynamoc.runtime.kv.transfer.walk import Placement, Walk, walk
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.transfer import check_span
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What of every block a write carries: these layers, or what `way` goes through of them."""
+
+    layers: range
+    span: Span
+    way: Walk | None
+
+    @property
+    def size(self) -> int:
+        """Bytes a block."""
+        return self.span.size if self.way is None else self.way.size
 
 
 def placement_of(pool: Pool) -> Placement:
@@ -50,6 +66,18 @@ def walk_from(pool: Pool, heads: Heads | None, layers: range | None) -> Walk | N
         return walk(mine, mine, layers, common)
     except ValueError as error:
         raise TransportError(f"no writer with {heads} sends me anything: {error}") from error
+
+
+def portion_to(pool: Pool, theirs: Placement, layers: range | None) -> Portion:
+    """Of my blocks for a peer; TransportError if I lack these layers, or if we have no heads in common."""
+    span = check_span(pool.layout, layers)
+    return Portion(range(pool.layout.layers) if layers is None else layers, span, walk_to(pool, theirs, layers))
+
+
+def portion_from(pool: Pool, heads: Heads | None, layers: range | None) -> Portion:
+    """Of my blocks, what a writer with these heads fills; TransportError if nothing."""
+    span = check_span(pool.layout, layers)
+    return Portion(range(pool.layout.layers) if layers is None else layers, span, walk_from(pool, heads, layers))
 
 
 def cut_of(data: memoryview, layout: KvLayout, way: Walk | None, layers: range | None) -> Cut:

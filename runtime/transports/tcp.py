@@ -13,25 +13,23 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from dynamoc.runtime.kv.layout import Heads
-from dynamoc.runtime.kv.pool import HostPool, Pool
-from dynamoc.runtime.kv.transfer.checksums import Checksum, digest, unit_rows
+from dynamoc.runtime.kv.pool import Pool
+from dynamoc.runtime.kv.transfer.checksums import Checksum, digest
 from dynamoc.runtime.kv.transfer.cuts import mismatches
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Peer, Transfer, TransportError
-from dynamoc.runtime.transports.shards import cut_from, cut_of, walk_to
-from dynamoc.runtime.transports.tcp_owner import TcpOwner
-from dynamoc.runtime.transports.tcp_writer import STREAMS, Lane, Metadata, TcpPeer
+from dynamoc.runtime.transports.shards import cut_from, cut_of, portion_to, walk_to
+from dynamoc.runtime.transports.tcp_owner import Receiver, Stream, TcpOwner
+from dynamoc.runtime.transports.tcp_writer import STREAMS, Lane, Metadata, Sending, StreamLane, TcpPeer
 from dynamoc.runtime.transports.transfer import (
     HOST_PART_BYTES,
     Digest,
     ThreadedTransfer,
     cancel_all,
     check_pairs,
-    check_span,
     host_pool,
 )
 
@@ -43,13 +41,13 @@ class TcpTransport:
     """Streams blocks to peers, and owns the listening end of its own pool."""
 
     name = "tcp"
-    checksum = Checksum.XXH3
-    part_bytes = HOST_PART_BYTES
+    checksum: Checksum = Checksum.XXH3
+    part_bytes: int = HOST_PART_BYTES
 
     def __init__(self, key: bytes, digest: Digest = digest) -> None:
         self._key = key
         self._digest = digest
-        self._pool: HostPool | None = None
+        self._pool: Pool | None = None
         self._owner: TcpOwner | None = None
         self._peers: list[TcpPeer] = []
         self._transfers: set[ThreadedTransfer] = set()
@@ -70,9 +68,7 @@ class TcpTransport:
 
     def metadata(self) -> bytes:
         """Where writers connect, and which pool they will find."""
-        pool = self._registered()
-        host, port = self._listening().address
-        return msgspec.msgpack.encode(Metadata(host, port, pool.nonce, pool.blocks, pool.layout, pool.heads))
+        return msgspec.msgpack.encode(self.offer())
 
     async def connect(self, metadata: bytes, deadline_s: float) -> Peer:
         """Open the first data connection and prove both ends."""
@@ -100,20 +96,17 @@ class TcpTransport:
         after: int | None = None,
     ) -> Transfer:
         """Stream my blocks to the peer's."""
-        assert after is None  # host memory has no events
         assert isinstance(peer, TcpPeer)
         pool = self._registered()
         check_pairs(pairs, pool.blocks, peer.blocks)
-        check_span(pool.layout, layers)
-        cut = cut_of(pool.data, pool.layout, walk_to(pool, peer.placement, layers), layers)
-        units = -(-len(pairs) // unit_rows(cut.size))
-        transfer = ThreadedTransfer(pairs, np.zeros(units, np.uint64), deadline_s)
-        count = min(STREAMS, units, 1 + len(pairs) * cut.size // STREAM_BYTES)
+        portion = portion_to(pool, peer.placement, layers)
+        transfer = ThreadedTransfer(pairs, self.checksum.room(len(pairs), portion.size), deadline_s)
+        units = len(transfer.checksums)
+        count = min(STREAMS, units, 1 + len(pairs) * portion.size // STREAM_BYTES)
         bounds = [units * lane // count for lane in range(count + 1)] if count else [0]
-        shares = [range(start, end) for start, end in itertools.pairwise(bounds)]
         self._transfers.add(transfer)
-        named = range(pool.layout.layers) if layers is None else layers
-        lanes = [self.lane(transfer, peer, share, cut, named, pool.heads, tag, self._digest) for share in shares]
+        sending = Sending(transfer, peer, portion, self.checksum.unit_rows(portion.size), pool.heads, tag, after)
+        lanes = [self.lane(sending, range(start, end)) for start, end in itertools.pairwise(bounds)]
         transfer.run(peer.executor, lanes)
         transfer.on_settled(lambda: self._transfers.discard(transfer))
         return transfer
@@ -131,7 +124,8 @@ class TcpTransport:
         self, blocks: Indices, checksums: bytes, layers: range | None = None, heads: Heads | None = None
     ) -> Indices:
         """Hash what arrived; `heads` are the writer's, if they are not mine."""
-        return await asyncio.to_thread(mismatches, cut_from(self._registered(), heads, layers), blocks, checksums)
+        cut = cut_from(host_pool(self._registered(), self.name), heads, layers)
+        return await asyncio.to_thread(mismatches, cut, blocks, checksums)
 
     def writer(self) -> bytes:
         """Not needed: revoking is enough."""
@@ -152,26 +146,45 @@ class TcpTransport:
 
     # ---- what a transport that agrees on transfers in the same way does otherwise ---------------------------
 
-    lane: type[Lane] = Lane
+    described: type[Metadata] = Metadata
+
+    def lane(self, sending: Sending, units: range) -> Lane:
+        """What sends these units."""
+        assert sending.after is None  # host memory has no events
+        pool, portion = host_pool(self._registered(), self.name), sending.portion
+        cut = cut_of(pool.data, pool.layout, portion.way, portion.layers)
+        return StreamLane(sending, units, cut, self._digest)
 
     def owner(self, listener: socket.socket) -> TcpOwner:
         """The listening end."""
-        return TcpOwner(self._key, self._registered(), listener)
+        pool = host_pool(self._registered(), self.name)
+
+        def attach(connection: socket.socket, check: wire.Check) -> Receiver:
+            del connection, check  # nothing needs to be agreed on
+            return Stream(pool)
+
+        return TcpOwner(self._key, pool, listener, attach)
 
     def peer(self, offered: Metadata) -> TcpPeer:
         """The other end of a pool that was offered."""
         return TcpPeer(self._key, offered)
 
+    def offer(self) -> Metadata:
+        """My pool."""
+        pool = self._registered()
+        host, port = self._listening().address
+        return Metadata(host, port, pool.nonce, pool.blocks, pool.layout, pool.heads)
+
     def offered(self, metadata: bytes) -> Metadata:
         """What a peer offers; TransportError if it is none, or a pool with nothing in common with mine."""
         try:
-            offered = msgspec.msgpack.decode(metadata, type=Metadata)
+            offered: Metadata = msgspec.msgpack.decode(metadata, type=self.described)
         except msgspec.MsgspecError as error:
             raise TransportError(f"these are not {self.name} metadata: {error}") from error
         walk_to(self._registered(), offered.placement)
         return offered
 
-    def _registered(self) -> HostPool:
+    def _registered(self) -> Pool:
         if self._pool is None:
             raise TransportError("no pool is registered")
         return self._pool

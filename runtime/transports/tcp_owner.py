@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamoc.runtime.kv.layout import Heads
-from dynamoc.runtime.kv.pool import HostPool
+from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.transfer.checksums import units_of
 from dynamoc.runtime.kv.transfer.cuts import Cut
 from dynamoc.runtime.kv.transfer.pairs import Indices, indices_of
 from dynamoc.runtime.kv.transfer.rows import bytes_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import TransportError
-from dynamoc.runtime.transports.shards import cut_from
+from dynamoc.runtime.transports.shards import Portion, cut_of, portion_from
 
 MAX_CONNECTIONS = 256
 GREETING_LIMIT_S = 30.0
@@ -43,11 +43,14 @@ class _Grant:
 class Receiver(Protocol):
     """How the bytes of a transfer come in, once its blocks are announced."""
 
-    def turns(self, count: int, row_bytes: int) -> Iterator[slice]:
-        """The blocks that come together, in order; between two turns the owner asks whether it still wants more."""
+    def turns(self, portion: Portion, count: int) -> Iterator[slice]:
+        """Begin a transfer of `portion` of so many blocks: those that come together, in order.
+
+        Between two turns the owner asks whether it still wants more.
+        """
         ...
 
-    def fill(self, connection: socket.socket, cut: Cut, blocks: Indices, check: wire.Check) -> None:
+    def fill(self, connection: socket.socket, blocks: Indices, check: wire.Check) -> None:
         """Put the next of them where they belong; TransportError or OSError."""
         ...
 
@@ -59,12 +62,18 @@ class Receiver(Protocol):
 class Stream:
     """They come over the connection itself."""
 
-    def turns(self, count: int, row_bytes: int) -> Iterator[slice]:
-        """One unit after another."""
-        return units_of(count, row_bytes)
+    def __init__(self, pool: HostPool) -> None:
+        self._pool = pool
+        self._cut: Cut
 
-    def fill(self, connection: socket.socket, cut: Cut, blocks: Indices, check: wire.Check) -> None:
+    def turns(self, portion: Portion, count: int) -> Iterator[slice]:
+        """One unit after another."""
+        self._cut = cut_of(self._pool.data, self._pool.layout, portion.way, portion.layers)
+        return units_of(count, portion.size)
+
+    def fill(self, connection: socket.socket, blocks: Indices, check: wire.Check) -> None:
         """Receive into the blocks; by way of a buffer, if they are not one run of bytes."""
+        cut = self._cut
         run = cut.in_place(blocks)
         data = np.empty((blocks.size, cut.size), np.uint8) if run is None else run
         wire.receive_into(connection, bytes_of(data), check)
@@ -78,16 +87,10 @@ class Stream:
 Attach = Callable[[socket.socket, wire.Check], Receiver]
 
 
-def stream(connection: socket.socket, check: wire.Check) -> Receiver:
-    """Nothing needs to be agreed on."""
-    del connection, check
-    return Stream()
-
-
 class TcpOwner:
     """Listens for writers of one pool. One thread a connection, which puts what comes into the blocks."""
 
-    def __init__(self, key: bytes, pool: HostPool, listener: socket.socket, attach: Attach = stream) -> None:
+    def __init__(self, key: bytes, pool: Pool, listener: socket.socket, attach: Attach) -> None:
         self._key = key
         self._pool = pool
         self._listener = listener
@@ -182,7 +185,7 @@ class TcpOwner:
         ended: Future[None] = Future()
         ended.set_running_or_notify_cancel()
         try:
-            cut = self._cut(said)
+            portion = self._portion(said)
             blocks = np.frombuffer(wire.receive(connection, 4 * said.blocks, in_time), "<u4").astype(np.int64)
             self._enter(said.tag, blocks, connection, ended)
         except TransportError as error:
@@ -191,22 +194,22 @@ class TcpOwner:
             raise
         try:
             wire.answer_ok(connection, in_time)
-            for part in receiver.turns(said.blocks, said.row_bytes):
+            for part in receiver.turns(portion, said.blocks):
                 # Asked before each turn: whoever revokes waits for the one that is being filled.
                 in_time()
                 self._check_granted(said.tag)
-                receiver.fill(connection, cut, blocks[part], in_time)
+                receiver.fill(connection, blocks[part], in_time)
         finally:
             self._leave(said.tag, connection, ended)
         wire.answer_ok(connection, in_time)
 
-    def _cut(self, said: wire.Header) -> Cut:
+    def _portion(self, said: wire.Header) -> Portion:
         """Where in my blocks it belongs; TransportError if nowhere."""
         heads = Heads(said.first_head, said.heads, said.all_heads)
-        cut = cut_from(self._pool, heads, range(said.first_layer, said.end_layer))
-        if said.blocks > self._pool.blocks or said.row_bytes != cut.size:
+        portion = portion_from(self._pool, heads, range(said.first_layer, said.end_layer))
+        if said.blocks > self._pool.blocks or said.row_bytes != portion.size:
             raise TransportError(f"{said.row_bytes} bytes of each of {said.blocks} blocks do not fit my pool")
-        return cut
+        return portion
 
     def _enter(self, tag: int, blocks: Indices, connection: socket.socket, ended: Future[None]) -> None:
         with self._lock:

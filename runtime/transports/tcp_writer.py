@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,14 +12,13 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamoc.runtime.kv.layout import Heads, KvLayout
-from dynamoc.runtime.kv.transfer.checksums import unit_rows
 from dynamoc.runtime.kv.transfer.cuts import Cut
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.kv.transfer.rows import bytes_of
 from dynamoc.runtime.kv.transfer.walk import Placement
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import Outcome, TransportError
-from dynamoc.runtime.transports.shards import offered_placement
+from dynamoc.runtime.transports.shards import Portion, offered_placement
 from dynamoc.runtime.transports.transfer import Digest, Stopped, ThreadedTransfer
 
 STREAMS = 2
@@ -103,22 +103,40 @@ class TcpPeer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """Units of a transfer, sent over one connection: of each of their blocks, `cut` of these layers and my `heads`."""
+class Sending:
+    """A write to a peer, shared by its lanes: of each block `portion`, of my `heads`, `after` an event if given."""
 
     transfer: ThreadedTransfer
     peer: TcpPeer
-    units: range
-    cut: Cut
-    layers: range
+    portion: Portion
+    unit_rows: int
     heads: Heads
     tag: int
-    digest: Digest
+    after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane(ABC):
+    """Some units of a write, sent by means of one connection."""
+
+    sending: Sending
+    units: range
+
+    @property
+    def transfer(self) -> ThreadedTransfer:
+        """Whether it goes on."""
+        return self.sending.transfer
+
+    @property
+    def peer(self) -> TcpPeer:
+        """Where to."""
+        return self.sending.peer
 
     def __call__(self) -> int:
-        """Announce the blocks, stream them, wait until the owner says they arrived; how many bytes that were."""
+        """Announce the blocks, send them, wait until the owner says they arrived; how many bytes that were."""
         try:
             self._check()
+            self._await_source()
             connection = self.peer.take(self._check, self.transfer.remaining_s)
             try:
                 moved = self._stream(connection)
@@ -135,24 +153,42 @@ class Lane:
         self.transfer.check()
         self.peer.check()
 
+    @abstractmethod
+    def _await_source(self) -> None:
+        """Until the blocks are there to be sent."""
+
     def _stream(self, connection: socket.socket) -> int:
-        transfer, check, row_bytes = self.transfer, self._check, self.cut.size
-        step = unit_rows(row_bytes)
+        transfer, check, sending = self.transfer, self._check, self.sending
+        row_bytes, step = sending.portion.size, sending.unit_rows
         part = slice(self.units.start * step, self.units.stop * step)
         sources, destinations = transfer.pairs.sources[part], transfer.pairs.destinations[part]
-        layers = (self.layers.start, self.layers.stop)
-        heads = (self.heads.first, self.heads.count, self.heads.total)
+        layers = (sending.portion.layers.start, sending.portion.layers.stop)
+        heads = (sending.heads.first, sending.heads.count, sending.heads.total)
         left_s = max(transfer.remaining_s, 0.0)
-        header = wire.HEADER.pack(*wire.Header(self.tag, sources.size, row_bytes, *layers, *heads, left_s))
+        header = wire.HEADER.pack(*wire.Header(sending.tag, sources.size, row_bytes, *layers, *heads, left_s))
         wire.send_all(connection, header + destinations.astype("<u4").tobytes(), check)
         wire.accept_answer(connection, check)
         self._send(connection, sources)
         wire.accept_answer(connection, check)
         return sources.size * row_bytes
 
+    @abstractmethod
     def _send(self, connection: socket.socket, sources: Indices) -> None:
         """The bytes of these blocks, with their checksums."""
-        step = unit_rows(self.cut.size)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLane(Lane):
+    """Over the connection itself, unit by unit."""
+
+    cut: Cut
+    digest: Digest
+
+    def _await_source(self) -> None:
+        """Host memory is filled before anybody is told of it."""
+
+    def _send(self, connection: socket.socket, sources: Indices) -> None:
+        step = self.sending.unit_rows
         for turn, unit in enumerate(self.units):
             self._check()
             data = self.cut.pick(sources[turn * step : (turn + 1) * step])

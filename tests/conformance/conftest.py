@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from pool_process import missing
+from pool_process import VARIANTS, missing
 from transport_rig import Processes, Rig
-
-from dynamoc.runtime.transports.registry import TRANSPORTS
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +16,7 @@ def processes() -> Iterator[Processes]:
     made.end()
 
 
-@pytest.fixture(params=sorted(TRANSPORTS))
+@pytest.fixture(params=VARIANTS)
 def rig(request: pytest.FixtureRequest, processes: Processes) -> Iterator[Rig]:
     if reason := missing(request.param):
         pytest.skip(reason)

@@ -17,24 +17,32 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from stand_in import StandIn
 
 from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, require_devices, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
-from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.layout import Heads, KvLayout
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.checksums import digest
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs, Indices
 from dynamoc.runtime.kv.transfer.rows import Rows
-from dynamoc.runtime.transports.nixl import NixlTransport
+from dynamoc.runtime.transports import nixl_host
+from dynamoc.runtime.transports.nixl import NixlTransport, packer_for
 from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent, interface_towards
-from dynamoc.runtime.transports.nixl_staging import End
+from dynamoc.runtime.transports.nixl_device import DeviceMemory, DevicePacker
+from dynamoc.runtime.transports.nixl_host import HostMemory
+from dynamoc.runtime.transports.nixl_staging import End, Memory, Packer
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.shm import ShmTransport
 from dynamoc.runtime.transports.tcp import TcpTransport
+from dynamoc.runtime.transports.transfer import Digest
 
 KEY = b"the key of this run"
 HOST = "127.0.0.1"
+VARIANTS = ("nixl", "nixl_gpu", "nixl_stand_in", "nvlink", "shm", "tcp")
+"""Transports, and beside nixl between memory of hosts: between GPUs, and that without any."""
+ON_GPU = ("nixl_gpu", "nvlink")
 LIMIT_S = 30.0
 """For what takes no time, unless the machine is busy with something else."""
 TestedPool = HostPool | DevicePool
@@ -45,9 +53,9 @@ class Gate:
 
     FREE = 20
     """Units of `LONG_BLOCK` that pass at once: more than fill the first slots of nixl."""
-    PACE_S = 1.0
 
     def __init__(self) -> None:
+        self.pace_s = 1.0
         self.half_way = threading.Event()
         self._is_open = threading.Event()
         self._is_open.set()
@@ -63,7 +71,7 @@ class Gate:
     def __call__(self, data: Rows) -> int:
         if not self._is_open.is_set() and next(self._passed) > self.FREE:
             self.half_way.set()
-            self._is_open.wait(self.PACE_S)
+            self._is_open.wait(self.pace_s)
         return digest(data)
 
 
@@ -73,11 +81,11 @@ def layout_of(block_bytes: int, layers: int = 1) -> KvLayout:
     return KvLayout(layers, heads=1, head_dim=block_bytes // 32 // layers, block_size=16, dtype="uint8", item_bytes=1)
 
 
-def missing(transport: str) -> str:
-    """Why this machine cannot run a transport; empty if it can."""
-    if transport == "nixl":
-        return "" if any(importlib.util.find_spec(name) for name in PACKAGES) else "NIXL is not installed"
-    if transport != "nvlink":
+def missing(variant: str) -> str:
+    """Why this machine cannot run it; empty if it can."""
+    if variant.startswith("nixl") and not any(importlib.util.find_spec(name) for name in PACKAGES):
+        return "NIXL is not installed"
+    if variant not in ON_GPU:
         return ""
     try:
         return "" if require_devices() else "this process sees no GPU"
@@ -85,28 +93,50 @@ def missing(transport: str) -> str:
         return str(error)
 
 
-def make_pool(transport: str, layout: KvLayout, blocks: int, device: int) -> TestedPool:
-    return DevicePool(layout, blocks, device) if transport == "nvlink" else HostPool(layout, blocks)
+def make_pool(variant: str, layout: KvLayout, blocks: int, device: int, heads: Heads | None = None) -> TestedPool:
+    if variant in ON_GPU:
+        return DevicePool(layout, blocks, device, heads)
+    return HostPool(layout, blocks, heads=heads)
 
 
 class Maker:
     """Makes transports. All of nixl share one agent: making one, and trying the way before, take longer than a test."""
 
     def __init__(self) -> None:
-        self._end: End | None = None
+        self._ends: dict[str, End] = {}
+        self._memories: dict[str, Memory] = {}
 
-    def make(self, name: str, gate: Gate) -> Transport:
+    def make(self, name: str, gate: Gate, device: int = 0) -> Transport:
         """A transport without a pool; one without a gate gets a small share of the device."""
-        if name == "nixl":
-            self._end = self._end or End(Agent(secrets.token_hex(8), interface_towards(HOST)))
-            return NixlTransport(KEY, gate, self._end)
+        if name.startswith("nixl"):
+            return self._nixl(name, gate, device)
         if name == "nvlink":
             return NvlinkTransport(KEY, ctas=1)
         return TcpTransport(KEY, gate) if name == "tcp" else ShmTransport(KEY, gate)
 
+    def _nixl(self, name: str, gate: Gate, device: int) -> NixlTransport:
+        if name not in self._ends:
+            made = {"nixl": HostMemory, "nixl_stand_in": StandIn, "nixl_gpu": lambda: DeviceMemory(device, ctas=1)}
+            self._memories[name] = memory = made[name]()
+            memory.use()
+            self._ends[name] = End(Agent(secrets.token_hex(8), interface_towards(HOST)), memory)
+        memory = self._memories[name]
+        if isinstance(memory, StandIn):
+            memory.pace = gate
+            gate.pace_s = 0.1  # nothing stops what a device has begun: a slot takes some units of this
+
+        def packer(pool: Any, digest: Digest) -> Packer:
+            if not isinstance(memory, DeviceMemory):
+                return packer_for(pool, digest)
+            made = DevicePacker(pool, memory)
+            made.slot_bytes = nixl_host.SLOT_BYTES  # small ones: more of them
+            return made
+
+        return NixlTransport(KEY, gate, self._ends[name], packer)
+
     async def start(self, name: str, pool: TestedPool, gate: Gate) -> Transport:
         """A transport over this pool that listens."""
-        made = self.make(name, gate)
+        made = self.make(name, gate, pool.device or 0)
         made.register(pool)
         await made.start(HOST, 0)
         return made
@@ -214,7 +244,7 @@ class _End:
         self.peer: Peer | None = None
 
     async def open(self, transport: str, block_bytes: int, blocks: int, seed: int, layers: int) -> dict[str, str]:
-        device = require_devices() - 1 if transport == "nvlink" else 0
+        device = require_devices() - 1 if transport in ON_GPU else 0
         self.pool = make_pool(transport, layout_of(block_bytes, layers), blocks, device)
         fill(self.pool, seed)
         self._gate.open()

@@ -8,10 +8,10 @@ import sys
 from typing import Any
 
 import numpy as np
+import pool_process
 from pool_process import LIMIT_S, Gate, Maker, TestedPool
 
 from dynamoc.runtime.kv.cuda.device import runtime
-from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
@@ -36,9 +36,7 @@ def share(total: int, ranks: int, rank: int, tokens: int) -> np.ndarray:
 
 def make_pool(name: str, total: int, ranks: int, rank: int, tokens: int) -> TestedPool:
     held = heads_of(total, ranks, rank)
-    if name == "nvlink":
-        return DevicePool(layout_of(held.count, tokens), BLOCKS, 0, held)
-    return HostPool(layout_of(held.count, tokens), BLOCKS, heads=held)
+    return pool_process.make_pool(name, layout_of(held.count, tokens), BLOCKS, 0, held)
 
 
 def store(pool: TestedPool, data: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pool_process import HOST, KEY, Gate, missing
+from pool_process import HOST, KEY, ON_GPU, Gate, missing
 from shard_writer import BLOCKS, LAYERS, PARTS, RUN_BYTES, TOKENS, layout_of, make_pool, share, store
 from transport_rig import Processes
 
@@ -23,12 +23,13 @@ from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.checksums import UNIT_BYTES
 from dynamoc.runtime.kv.transfer.pairs import indices_of
 from dynamoc.runtime.kv.transfer.shards import heads_of
-from dynamoc.runtime.transports import nixl_staging
+from dynamoc.runtime.transports import nixl_host
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.registry import make_transport
 
 SIZES = (1, 2, 4, 8)
 POISON = 0xA5
+HOST_MEMORY = ("shm", "tcp", "nixl", "nixl_stand_in")
 Writer = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -119,7 +120,7 @@ async def check_sums(
     store(pool, data)
 
 
-@pytest.mark.parametrize("name", ["shm", "tcp", "nixl"])
+@pytest.mark.parametrize("name", HOST_MEMORY)
 @pytest.mark.parametrize("total", [1, 2, 8], ids=["one latent", "GQA that repeats", "heads that are cut"])
 @pytest.mark.parametrize(("x", "y"), [*itertools.product(SIZES, repeat=2)])
 def test_any_size_fills_any_other(writer: Writer, processes: Processes, name: str, total: int, x: int, y: int) -> None:
@@ -128,21 +129,23 @@ def test_any_size_fills_any_other(writer: Writer, processes: Processes, name: st
     asyncio.run(case(name, total, (x, y), None if x <= y else range(1, 3), writer, processes))
 
 
-@pytest.mark.parametrize("name", ["shm", "tcp", "nixl"])
+@pytest.mark.parametrize("name", HOST_MEMORY)
 @pytest.mark.parametrize(("x", "y", "tokens"), [(2, 1, 512), (1, 2, 512), (4, 2, 512), (2, 1, 2048)])
 def test_slices_that_take_many_turns_and_several_streams(
     writer: Writer, processes: Processes, monkeypatch: pytest.MonkeyPatch, name: str, x: int, y: int, tokens: int
 ) -> None:
     if reason := missing(name):
         pytest.skip(reason)
-    monkeypatch.setattr(nixl_staging, "SLOT_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(nixl_host, "SLOT_BYTES", UNIT_BYTES)
     asyncio.run(case(name, 8, (x, y), None, writer, processes, tokens))
 
 
-@pytest.mark.skipif(bool(missing("nvlink")), reason=missing("nvlink") or "there is a GPU")
+@pytest.mark.parametrize("name", ON_GPU)
 @pytest.mark.parametrize(("x", "y"), [(2, 1), (1, 2)])
-def test_over_nvlink(writer: Writer, processes: Processes, x: int, y: int) -> None:
-    asyncio.run(case("nvlink", 4, (x, y), range(1, 3), writer, processes))
+def test_between_gpus(writer: Writer, processes: Processes, name: str, x: int, y: int) -> None:
+    if reason := missing(name):
+        pytest.skip(reason)
+    asyncio.run(case(name, 4, (x, y), range(1, 3), writer, processes))
 
 
 @pytest.mark.parametrize(

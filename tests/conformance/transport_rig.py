@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from pool_process import LIMIT_S, Gate, Maker, PoolProcess, TestedPool, fill, layout_of, make_pool, read
+from pool_process import LIMIT_S, ON_GPU, Gate, Maker, PoolProcess, TestedPool, fill, layout_of, make_pool, read
 
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.transports.protocol import Completion, Peer, Transport
@@ -20,7 +20,7 @@ BLOCKS = 512
 MAPPED = ("shm", "nvlink")
 """Transports whose writer stores straight into the destination."""
 LONG_BLOCK = (1 << 20) + 1  # an odd size: the slowest way to copy
-LONG_BLOCKS = {"nvlink": 2048}
+LONG_BLOCKS = {"nvlink": 2048, "nixl_gpu": 2048}
 """A transfer of so many, or 48, can be met half way: by its gate, or because it takes long."""
 
 
@@ -31,14 +31,14 @@ class Processes:
     here: Maker = field(default_factory=Maker)
     idle: dict[str, list[PoolProcess]] = field(default_factory=lambda: defaultdict(list))
 
-    def take(self, transport: str) -> PoolProcess:
-        return self.idle[transport].pop() if self.idle[transport] else PoolProcess()
+    def take(self, variant: str) -> PoolProcess:
+        return self.idle[variant].pop() if self.idle[variant] else PoolProcess()
 
-    def give_back(self, transport: str, peer: PoolProcess) -> None:
+    def give_back(self, variant: str, peer: PoolProcess) -> None:
         # A device's memory is exported again only by a new process: nothing says what its mappings did to the old.
-        if transport != "nvlink" and peer.is_usable:
+        if variant not in ON_GPU and peer.is_usable:
             peer.ask("close")
-            self.idle[transport].append(peer)
+            self.idle[variant].append(peer)
         else:
             peer.end()
 
@@ -49,21 +49,25 @@ class Processes:
 
 @dataclass
 class Rig:
-    """One transport in a test."""
+    """One transport in a test; `variant` also says between which memory."""
 
-    name: str
+    variant: str
     processes: Processes
     peers: list[PoolProcess] = field(default_factory=list)
     gate: Gate = field(default_factory=Gate)
 
     @property
+    def name(self) -> str:
+        return self.variant.partition("_")[0]
+
+    @property
     def long(self) -> int:
-        return LONG_BLOCKS.get(self.name, 48)
+        return LONG_BLOCKS.get(self.variant, 48)
 
     def peer(self, block: int = BLOCK, blocks: int = BLOCKS, seed: int = 1, layers: int = 1) -> PoolProcess:
-        made = self.processes.take(self.name)
+        made = self.processes.take(self.variant)
         self.peers.append(made)
-        made.open(self.name, block, blocks, seed, layers)
+        made.open(self.variant, block, blocks, seed, layers)
         return made
 
     def run(
@@ -76,9 +80,9 @@ class Rig:
         """Run a test's coroutine with a transport over a pool of random bytes."""
 
         async def inside() -> None:
-            pool = make_pool(self.name, layout_of(block, layers), blocks, 0)
+            pool = make_pool(self.variant, layout_of(block, layers), blocks, 0)
             fill(pool, 7)
-            transport = await self.processes.here.start(self.name, pool, self.gate)
+            transport = await self.processes.here.start(self.variant, pool, self.gate)
             try:
                 async with asyncio.timeout(4 * LIMIT_S):
                     await test(transport, pool)
@@ -91,14 +95,14 @@ class Rig:
 
     async def half_way(self) -> None:
         """Until some of the transfer that began behind the shut gate has been sent."""
-        if self.name == "nvlink":
+        if self.variant in ON_GPU:
             await asyncio.sleep(0.03)
         else:
             assert await asyncio.to_thread(self.gate.half_way.wait, LIMIT_S)
 
     async def arriving(self, pool: TestedPool, before: np.ndarray) -> None:
         """Until some of a transfer into this pool has arrived."""
-        if self.name == "nvlink":
+        if self.variant in ON_GPU:
             await asyncio.sleep(0.05)  # reading so much memory of a device takes longer than the transfer
             return
         deadline = time.monotonic() + LIMIT_S
@@ -108,7 +112,7 @@ class Rig:
 
     def end(self) -> None:
         for peer in self.peers:
-            self.processes.give_back(self.name, peer)
+            self.processes.give_back(self.variant, peer)
 
 
 def shuffled(count: int, seed: int = 3) -> BlockPairs:

@@ -30,6 +30,16 @@ class Checksum(StrEnum):
     XXH3 = "xxh3-64"
     SUMS = "sums-2x64"
 
+    def unit_rows(self, row_bytes: int) -> int:
+        """How many pairs share one."""
+        return unit_rows(row_bytes) if self is Checksum.XXH3 else 1
+
+    def room(self, count: int, row_bytes: int) -> Table:
+        """For those of `count` pairs: a row a unit."""
+        if self is Checksum.SUMS:
+            return np.zeros((count, 2), np.uint64)
+        return np.zeros(-(-count // unit_rows(row_bytes)), np.uint64)
+
 
 def units_of(count: int, row_bytes: int) -> Iterator[slice]:
     """The units of `count` pairs, in order."""
@@ -38,7 +48,7 @@ def units_of(count: int, row_bytes: int) -> Iterator[slice]:
 
 
 def unit_rows(row_bytes: int) -> int:
-    """How many pairs share one checksum."""
+    """How many pairs share one xxh3-64."""
     return 1 if row_bytes >= LONG_ROW_BYTES else UNIT_BYTES // row_bytes
 
 

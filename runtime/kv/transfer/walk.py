@@ -7,7 +7,7 @@ place: they are the same on both sides, and those of a block are the sums of its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -105,6 +105,16 @@ class Walk(NamedTuple):
         return self.fragments * self.run_bytes
 
 
+def packed(way: Walk) -> Walk:
+    """From blocks of the source to slices one after another, in the order of the target's blocks."""
+    return way._replace(target=0, target_stride=way.size, steps=tuple(_one_by_one(way, "target")))
+
+
+def unpacked(way: Walk) -> Walk:
+    """From slices one after another, as `packed` leaves them, to blocks of the target."""
+    return way._replace(source=0, source_stride=way.size, steps=tuple(_one_by_one(way, "source")))
+
+
 def walk(source: Placement, target: Placement, layers: range | None = None, heads: range | None = None) -> Walk:
     """From one pool into the other; `heads`, by the model's count, are all that both have if None.
 
@@ -138,6 +148,13 @@ def replace_heads(layout: KvLayout, heads: int) -> KvLayout:
     return KvLayout(
         layout.layers, heads, layout.head_dim, layout.block_size, layout.dtype, layout.item_bytes, layout.parts
     )
+
+
+def _one_by_one(way: Walk, side: str) -> Iterator[Step]:
+    reach = way.run_bytes
+    for step in way.steps:
+        yield step._replace(**{side: reach})
+        reach *= step.times
 
 
 def _merged(run_bytes: int, axes: Sequence[Step]) -> tuple[int, tuple[Step, ...]]:

@@ -13,11 +13,11 @@ from pool_process import HOST, KEY, fill, layout_of, missing
 
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
-from dynamoc.runtime.transports import nixl_staging
 from dynamoc.runtime.transports.nixl import NixlTransport
-from dynamoc.runtime.transports.nixl_agent import DEVICES, Agent, interface_towards
+from dynamoc.runtime.transports.nixl_agent import DEVICES, Agent, Place, interface_towards
+from dynamoc.runtime.transports.nixl_host import HostMemory, HostStage
 from dynamoc.runtime.transports.nixl_probe import probe
-from dynamoc.runtime.transports.nixl_staging import SLOTS, Stages
+from dynamoc.runtime.transports.nixl_staging import SLOTS, Stages, slot_bytes_for
 from dynamoc.runtime.transports.protocol import Outcome, TransportError
 
 BLOCK = 4096
@@ -31,9 +31,9 @@ def agents() -> tuple[Agent, Agent]:
     return first, second
 
 
-def memory(size: int) -> tuple[mmap.mmap, int]:
+def memory(size: int) -> tuple[mmap.mmap, Place]:
     made = mmap.mmap(-1, size)
-    return made, int(np.frombuffer(made, np.uint8).ctypes.data)
+    return made, Place(int(np.frombuffer(made, np.uint8).ctypes.data), None)
 
 
 def test_a_way_that_does_not_work_is_said_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_a_way_that_does_not_work_is_said_before_it_is_used(monkeypatch: pytest.
 
 def test_a_probe_that_does_not_answer_in_time_is_given_up() -> None:
     with pytest.raises(TransportError, match="no answer from the probe"):
-        asyncio.run(probe(interface_towards(HOST), 0.01))
+        asyncio.run(probe(interface_towards(HOST), limit_s=0.01))
 
 
 def test_a_transport_that_is_given_no_agent_tries_the_way_and_makes_one() -> None:
@@ -101,10 +101,10 @@ def test_a_write_that_its_owner_does_not_move_on_is_under_way_until_it_does(agen
 
 
 def test_stages_are_used_again_once_they_are_quiet(agents: tuple[Agent, Agent]) -> None:
-    stages = Stages(agents[0])
-    size = nixl_staging.slot_bytes_for(1)
+    stages = Stages(agents[0], HostMemory())
+    size = slot_bytes_for(1, BLOCK)
     (one, first), (two, second) = stages.lease(size), stages.lease(size)
-    assert first.address != second.address
+    assert first.place != second.place
     stages.give_back(one, quiet=True)
     stages.give_back(two, quiet=False)
 
@@ -114,6 +114,7 @@ def test_stages_are_used_again_once_they_are_quiet(agents: tuple[Agent, Agent]) 
     assert other is not second  # something may still be written there
     _, freed = stages.lease(size, quiet=[two])
     assert freed is second
+    assert isinstance(freed, HostStage)
     assert freed.rows(SLOTS - 1, 2, 8).shape == (2, 8)
     stages.give_back(three, quiet=True)
     with pytest.raises(KeyError):
