@@ -61,11 +61,26 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Blocks for a whole prompt are set aside. The first `resident` of them already hold the right content."""
+    """Blocks for a whole prompt are set aside. The first `resident` of them already hold the right content.
+
+    The next `loading` are being filled by this worker's own KV tiers: `Filled` tells what came of it.
+    """
 
     key: RequestKey
     blocks: tuple[int, ...]
     resident: int
+    loading: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The tiers are done with a reserved request: so many leading ones of its `loading` blocks hold the right content.
+
+    They write to none of its blocks any more.
+    """
+
+    key: RequestKey
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,7 @@ class StepReport:
     outputs: list[TokenOutput] = field(default_factory=list)
     prefilled: list[Prefilled] = field(default_factory=list)
     reserved: list[Reserved] = field(default_factory=list)
+    filled: list[Filled] = field(default_factory=list)
     events: list[KvEvent] = field(default_factory=list)
     stats: EngineStats = field(default_factory=EngineStats)
     tiers: TierReport | None = None
@@ -131,19 +147,19 @@ class Engine(Protocol):
         """Queue a request. One that can never fit is reported as an output with `error`."""
         ...
 
-    def reserve(self, request: EngineRequest) -> None:
-        """Set blocks aside for the prompt of a request whose KV will be written by a peer."""
+    def reserve(self, request: EngineRequest, answer_s: float | None = None) -> None:
+        """Set blocks aside for a prompt whose KV a peer will write, in `answer_s` as far as that is foreseen."""
         ...
 
     def resume(self, key: RequestKey, first: TokenOutput) -> None:
         """The KV of a reserved request arrived and was verified: register its blocks, decode on from `first`.
 
-        `first` itself is not reported again as an output.
+        Not before `Filled`, if some were loading. `first` itself is not reported again as an output.
         """
         ...
 
     def compute(self, key: RequestKey) -> None:
-        """The KV of a reserved request will not come and nothing writes to it: compute the prompt here."""
+        """The KV of a reserved request will not come and no peer writes to it: compute here what is not resident."""
         ...
 
     def quarantine(self, key: RequestKey) -> None:

@@ -132,6 +132,11 @@ class Connection(asyncio.Protocol):
         return self._opened and not self._closing
 
     @property
+    def silent_s(self) -> float:
+        """How long nothing was heard of the peer, which says something every `HEARTBEAT_S` unless it is held up."""
+        return asyncio.get_running_loop().time() - self._heard_at
+
+    @property
     def _closing(self) -> bool:
         return self._closed or self._transport is None or self._transport.is_closing()
 

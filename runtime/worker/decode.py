@@ -1,10 +1,13 @@
 """The decode side: have a prefill worker fill my blocks, check every byte, go on from its first token.
 
-Each request is one task from the reservation of its blocks until nobody can write to them any more. After an
-attempt that did not end with the prefill worker's word, the blocks go to quarantine, unless the transport can
-revoke; the request itself does not wait for that: it is computed here, in other blocks. Blocks leave quarantine when
-the prefill worker answers for that generation, when it attaches again in the same life (it ended all earlier writes
-before it said so), or when its process is gone. A lost connection alone proves nothing.
+It is asked at once for what neither the device nor the tiers of this worker hold, while the tiers load. If they do
+not bring what they held, it is asked for that too once it has answered: it has just computed the prompt.
+
+Each request is one task from the reservation of its blocks until nobody can write to them any more. After an attempt
+that did not end with the prefill worker's word, the blocks go to quarantine, unless the transport can revoke; the
+request itself does not wait for that: it is computed here, in other blocks. Blocks leave quarantine when the prefill
+worker answers for that generation, when it attaches again in the same life (it ended all earlier writes before it said
+so), or when its process is gone. A lost connection, or silence, alone proves nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +17,11 @@ import contextlib
 import itertools
 import logging
 import time
-from dataclasses import dataclass, field
 
 import msgspec
 
-from dynamoc.runtime.engines.protocol import Engine, EngineRequest, RequestKey, Reserved
-from dynamoc.runtime.kv.hashing import TOKEN_BYTES, unpack_tokens
+from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Filled, RequestKey, Reserved
+from dynamoc.runtime.kv.hashing import unpack_tokens
 from dynamoc.runtime.plane.messages import (
     AbortPrefill,
     Message,
@@ -31,6 +33,7 @@ from dynamoc.runtime.plane.messages import (
 )
 from dynamoc.runtime.transports.protocol import Transport
 from dynamoc.runtime.worker.arrivals import Arrivals
+from dynamoc.runtime.worker.attempt import Attempt
 from dynamoc.runtime.worker.prefill_peer import PrefillPeer
 from dynamoc.runtime.worker.requests import Request, Requests
 from dynamoc.runtime.worker.telemetry import Telemetry
@@ -41,42 +44,6 @@ LOOK_S = 0.25
 """How often quarantined blocks are looked after."""
 
 log = logging.getLogger(__name__)
-
-Answer = PrefillDone | PrefillFailed | PrefillAborted
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One prompt given to a prefill worker. `answer` is a text when there is no answer: why."""
-
-    request: Request
-    key: RequestKey
-    generation: int
-    peer: PrefillPeer
-    reserved: asyncio.Future[Reserved | None] = field(default_factory=asyncio.Future)
-    answer: asyncio.Future[Answer | str] = field(default_factory=asyncio.Future)
-    answered_at: float = 0.0
-    arrivals: Arrivals | None = None
-    """What was written; None before anything was asked for."""
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the prefill worker's process writes nothing for this attempt any more."""
-    incarnation: int = -1
-    """Which life of the prefill worker was asked; -1 before."""
-    writer: bytes = b""
-    dropped: bool = False
-    """The frontend does not want it any more."""
-
-    def drop(self) -> None:
-        """Nobody waits for the tokens; the blocks still have to be accounted for."""
-        self.dropped = True
-        if not self.reserved.done():
-            self.reserved.set_result(None)
-        self.lost("the request was cancelled")
-
-    def lost(self, reason: str) -> None:
-        """Do not wait for an answer any longer."""
-        if not self.answer.done():
-            self.answer.set_result(reason)
 
 
 class DecodeService:
@@ -89,6 +56,7 @@ class DecodeService:
         self._telemetry = telemetry
         self._generations = itertools.count(1)
         self._reserving: dict[RequestKey, Attempt] = {}
+        self._loading: dict[RequestKey, Attempt] = {}
         self._attempts: dict[int, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,8 +64,8 @@ class DecodeService:
         """Reserve blocks here and have `peer` fill them."""
         attempt = Attempt(request, request.key, next(self._generations), peer)
         request.cancel = attempt.drop
-        self._attempts[attempt.generation] = self._reserving[attempt.key] = attempt
-        self._engine.reserve(_engine_request(request))
+        self._reserving[attempt.key] = attempt
+        self._engine.reserve(_engine_request(request), peer.speed.seconds(request.prompt_tokens))
         task = asyncio.get_running_loop().create_task(self._run(attempt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -105,8 +73,19 @@ class DecodeService:
     def reserved(self, reserved: Reserved) -> None:
         """The engine set blocks aside."""
         attempt = self._reserving.get(reserved.key)
-        if attempt is not None and not attempt.reserved.done():
-            attempt.reserved.set_result(reserved)
+        if attempt is None or attempt.reserved.done():
+            return
+        attempt.reserved.set_result(reserved)
+        if reserved.loading:
+            self._loading[attempt.key] = attempt
+        else:
+            attempt.loaded.set_result(0)
+
+    def filled(self, filled: Filled) -> None:
+        """The tiers are done with the blocks of a reservation."""
+        attempt = self._loading.pop(filled.key, None)
+        if attempt is not None and not attempt.loaded.done():
+            attempt.loaded.set_result(filled.blocks)
 
     def refused(self, key: RequestKey) -> None:
         """The engine will never set blocks aside for this request."""
@@ -157,12 +136,8 @@ class DecodeService:
             del self._reserving[attempt.key]
             if reserved is None:
                 self._engine.cancel(attempt.key)
-            elif self._is_nearly_resident(attempt, reserved):
-                self._compute_here(attempt, "resident")
-            elif not await attempt.peer.wait_attached(ATTACH_WAIT_S):
-                self._not_attached(attempt)
             else:
-                await self._ask(attempt, reserved)
+                await self._fill(attempt, reserved)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -170,15 +145,35 @@ class DecodeService:
             self._engine.quarantine(attempt.key)
             self._requests.fail(attempt.request, "the worker failed", retryable=True)
         finally:
-            self._attempts.pop(attempt.generation, None)
-            if attempt.arrivals is not None:
-                await attempt.arrivals.close()
+            self._loading.pop(attempt.key, None)
 
-    async def _ask(self, attempt: Attempt, reserved: Reserved) -> None:
-        """Have the blocks filled, from the first on that is not resident, and act on the answer."""
+    async def _fill(self, attempt: Attempt, reserved: Reserved) -> None:
+        """Have those blocks filled that neither hold their content nor are about to."""
+        first = reserved.resident + (attempt.loaded.result() if attempt.loaded.done() else reserved.loading)
+        if self._is_nearly_resident(attempt, first):
+            first = reserved.resident + await attempt.loaded
+        if self._is_nearly_resident(attempt, first):
+            self._compute_here(attempt, "resident")
+        elif attempt.peer.is_silent:
+            self._compute_here(attempt, "silent")
+        elif not await attempt.peer.wait_attached(ATTACH_WAIT_S):
+            self._not_attached(attempt)
+        elif attempt.dropped:
+            self._engine.cancel(attempt.key)
+        else:
+            self._attempts[attempt.generation] = attempt
+            try:
+                await self._ask(attempt, reserved, first)
+            finally:
+                del self._attempts[attempt.generation]
+                if attempt.arrivals is not None:
+                    await attempt.arrivals.close()
+
+    async def _ask(self, attempt: Attempt, reserved: Reserved, first: int) -> None:
+        """Have the blocks filled, from number `first` on, and act on the answer."""
         generate, peer = attempt.request.generate, attempt.peer
-        blocks = reserved.blocks[reserved.resident :]
-        attempt.incarnation, attempt.writer = peer.incarnation, peer.writer
+        blocks = reserved.blocks[first:]
+        attempt.incarnation, attempt.writer, attempt.asked_at = peer.incarnation, peer.writer, time.monotonic()
         attempt.arrivals = Arrivals(self._transport, blocks, self._engine.layout().layers)
         self._transport.expect(attempt.generation, blocks)
         ask = PrefillRequest(
@@ -186,7 +181,7 @@ class DecodeService:
             generation=attempt.generation,
             tokens=generate.tokens,
             sampling=generate.sampling,
-            first_block=reserved.resident,
+            first_block=first,
             blocks=blocks,
             deadline_s=attempt.request.remaining_s,
             generated=generate.generated,
@@ -195,45 +190,69 @@ class DecodeService:
             attempt.quiet.set()
             attempt.lost("the connection was gone")
         answer = await attempt.answer
-        if attempt.dropped and not attempt.quiet.is_set():
+        if isinstance(answer, str) and not attempt.quiet.is_set():
             peer.send(AbortPrefill(attempt.key, attempt.generation))
         is_quiet = await self._transport.revoke(attempt.generation) or attempt.quiet.is_set()
         if attempt.dropped:
             await self._give_back(attempt, is_quiet)
         elif isinstance(answer, PrefillDone):
-            await self._take(attempt, blocks, answer)
+            await self._take(attempt, reserved, first, answer)
         elif isinstance(answer, PrefillFailed) and not answer.retryable:
             self._requests.fail(attempt.request, answer.reason, retryable=False)
             await self._give_back(attempt, is_quiet)
         else:
-            reason = "lost" if isinstance(answer, str) else "failed"
+            reason = "failed" if not isinstance(answer, str) else "silent" if peer.is_silent else "lost"
             detail = answer if isinstance(answer, str) else getattr(answer, "reason", "aborted")
             log.warning("request %d: no KV from %s (%s): computing it here", attempt.key, peer.name, detail)
             await self._fall_back(attempt, reason, is_quiet)
 
-    async def _take(self, attempt: Attempt, blocks: tuple[int, ...], done: PrefillDone) -> None:
+    async def _take(self, attempt: Attempt, reserved: Reserved, first: int, done: PrefillDone) -> None:
         """Check what arrived, in my own memory; decode on from it only if every block is right."""
-        wrong = len(blocks)
+        attempt.peer.speed.observe(attempt.request.prompt_tokens, attempt.answered_at - attempt.asked_at)
+        wrong = asked = len(reserved.blocks) - first
         if attempt.arrivals is not None and done.checksum == self._transport.checksum:
             wrong = await attempt.arrivals.wrong()
-        self._telemetry.received(len(blocks) - wrong, wrong)
-        if attempt.dropped:
-            self._engine.release(attempt.key)
-        elif wrong:
+        self._telemetry.received(asked - wrong, wrong)
+        if wrong and not attempt.dropped:
             log.error("request %d: %d blocks from %s are not what was sent", attempt.key, wrong, attempt.peer.name)
             self._compute_here(attempt, "checksum")
+            return
+        verifying_s = time.monotonic() - attempt.answered_at
+        self._telemetry.verified_after(done.age_s + verifying_s, done.waited_s + verifying_s)
+        here = reserved.resident + await self._loaded(attempt, reserved)
+        if attempt.dropped:
+            self._engine.release(attempt.key)
+        elif here < first:
+            await self._ask_again(attempt, reserved, first - here)
         else:
-            first = msgspec.structs.replace(done.output, request_id=attempt.key)
-            self._requests.hand_to_engine(attempt.request)
-            self._engine.resume(attempt.key, first)
-            verifying_s = time.monotonic() - attempt.answered_at
-            self._telemetry.verified_after(done.age_s + verifying_s, done.waited_s + verifying_s)
-            self._requests.deliver([first])
+            self._decode_on(attempt, done)
 
-    def _is_nearly_resident(self, attempt: Attempt, reserved: Reserved) -> bool:
-        """Whether so little is missing that computing it is quicker than asking for it."""
-        block_size = self._engine.layout().block_size
-        return len(attempt.request.generate.tokens) // TOKEN_BYTES <= (reserved.resident + 1) * block_size
+    async def _loaded(self, attempt: Attempt, reserved: Reserved) -> int:
+        """How many blocks the tiers brought; a load has a deadline of its own."""
+        began = time.monotonic()
+        loaded = await attempt.loaded
+        if reserved.loading and not attempt.dropped:
+            self._telemetry.waited_for_tiers(time.monotonic() - began)
+        return loaded
+
+    async def _ask_again(self, attempt: Attempt, reserved: Reserved, missing: int) -> None:
+        """The tiers did not bring what they held: the prefill worker, which has the prompt, writes it too."""
+        log.warning("request %d: the tiers did not bring %d blocks: asking for them", attempt.key, missing)
+        self._telemetry.asked_again()
+        again = attempt.again(next(self._generations))
+        attempt.request.cancel = again.drop
+        await self._fill(again, reserved)
+
+    def _decode_on(self, attempt: Attempt, done: PrefillDone) -> None:
+        """Every block holds its content."""
+        first = msgspec.structs.replace(done.output, request_id=attempt.key)
+        self._requests.hand_to_engine(attempt.request)
+        self._engine.resume(attempt.key, first)
+        self._requests.deliver([first])
+
+    def _is_nearly_resident(self, attempt: Attempt, blocks: int) -> bool:
+        """Whether so little is missing beside these that computing it is quicker than asking for it."""
+        return attempt.request.prompt_tokens <= (blocks + 1) * self._engine.layout().block_size
 
     def _not_attached(self, attempt: Attempt) -> None:
         if not attempt.peer.refusal:

@@ -1,4 +1,4 @@
-"""A decode worker's view of one prefill worker: the connection, and whether my pool is attached there."""
+"""A decode worker's view of one prefill worker: the connection, whether my pool is attached there, how fast it is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from dynamoc.runtime.kv.tiers.choice import PrefillSpeed
 from dynamoc.runtime.plane.connection import Connection
 from dynamoc.runtime.plane.messages import AttachPool, Message, PoolAttached
 from dynamoc.runtime.process import Context
 from dynamoc.runtime.worker.link import Link
+
+SILENT_S = 3.0
+"""Of a worker that missed so many heartbeats nothing is expected for now; a worker that is only slow never does."""
+LOOK_S = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +29,7 @@ class Attempts(Protocol):
         ...
 
     def lost(self, peer: PrefillPeer, reason: str) -> None:
-        """The connection ended."""
+        """The connection ended, or there is no life in it."""
         ...
 
     def answered(self, message: Message) -> bool:
@@ -44,11 +49,16 @@ class PrefillPeer:
         """Which process writes there: for the transport."""
         self.refusal = ""
         """Why the offer was refused; empty if it was not."""
+        self.speed = PrefillSpeed()
+        """From asking for a prompt until it is written."""
+        self.is_silent = False
+        """Whether it seems to be held up, though its connection is open."""
         self._link = Link(context, name, self)
         self._offer = offer
         self._attempts = attempts
         self._on_change = on_change
         self._attached = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
 
     @property
     def is_attached(self) -> bool:
@@ -58,6 +68,7 @@ class PrefillPeer:
     def start(self) -> None:
         """Begin to dial."""
         self._link.start()
+        self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     def send(self, message: Message) -> bool:
         """Send if there is a connection."""
@@ -72,6 +83,8 @@ class PrefillPeer:
 
     async def close(self) -> None:
         """Hang up."""
+        if self._listening is not None:
+            self._listening.cancel()
         await self._link.close()
 
     # ---- Handler ------------------------------------------------------------------------------------------
@@ -94,6 +107,19 @@ class PrefillPeer:
         self._attached.clear()
         self._attempts.lost(self, reason)
         self._on_change()
+
+    async def _listen(self) -> None:
+        """Give up what was asked of a worker that is silent; the plane takes it for dead only much later."""
+        was_silent = False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            connection = self._link.connection
+            is_silent = connection is not None and connection.silent_s > SILENT_S
+            # Twice in a row: after a pause of this process, what was said meanwhile has yet to be read.
+            self.is_silent = is_silent and was_silent
+            was_silent = is_silent
+            if self.is_silent:
+                self._attempts.lost(self, f"nothing was heard of it for {SILENT_S:g} s")
 
     def _answered(self, message: PoolAttached) -> None:
         self.refusal, self.writer = "", message.writer

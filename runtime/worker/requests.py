@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamoc.runtime.engines.protocol import RequestKey
+from dynamoc.runtime.kv.hashing import TOKEN_BYTES
 from dynamoc.runtime.plane.connection import Connection, PlaneError
 from dynamoc.runtime.plane.messages import Generate, StepOutputs, TokenOutput
 
@@ -31,6 +32,11 @@ class Request:
     def name(self) -> tuple[Connection, int]:
         """What the frontend calls it."""
         return self.connection, self.generate.request_id
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens it begins with."""
+        return len(self.generate.tokens) // TOKEN_BYTES
 
     @property
     def remaining_s(self) -> float:
@@ -62,7 +68,7 @@ class Requests:
             return _error(request_id, f"request id {request_id} is in use on this connection")
         if len(self._by_key) >= self._capacity:
             return _error(request_id, f"the worker has {self._capacity} requests", retryable=True)
-        if not generate.tokens or len(generate.tokens) % 4:
+        if not generate.tokens or len(generate.tokens) % TOKEN_BYTES:
             return _error(request_id, f"{len(generate.tokens)} bytes are not a prompt of u32 tokens")
         return None
 

@@ -96,6 +96,9 @@ class Service:
         for reserved in report.reserved:
             if self._decode is not None:
                 self._decode.reserved(reserved)
+        for filled in report.filled:
+            if self._decode is not None:
+                self._decode.filled(filled)
         self._requests.deliver([output for output in report.outputs if not self._is_refusal(output)])
         if self.router is not None:
             self.router.events(report.events)

@@ -61,6 +61,14 @@ class Telemetry:
         for name, seconds in (("verified", layer_s), ("delay", token_s)):
             self._metrics.histogram(f"dynamoc_kv_transfer_{name}_seconds").labels(self._labels[0]).observe(seconds)
 
+    def waited_for_tiers(self, seconds: float) -> None:
+        """What a prefill worker wrote of a prompt was verified, and so much later this worker's tiers were done."""
+        self._metrics.histogram("dynamoc_kv_tier_exposed_seconds").observe(seconds)
+
+    def asked_again(self) -> None:
+        """The tiers did not bring what they held of a prompt: its prefill worker writes that too."""
+        self._metrics.counter("dynamoc_kv_asked_again_total").inc()
+
     def received(self, verified: int, wrong: int) -> None:
         """Blocks arrived; their checksums were right or wrong."""
         self._metrics.counter("dynamoc_kv_received_blocks_total").labels(self._labels[0]).inc(verified)

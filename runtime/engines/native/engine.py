@@ -87,9 +87,9 @@ class CoreEngine:
         """Queue a request."""
         self._post(lambda scheduler: scheduler.add(request))
 
-    def reserve(self, request: EngineRequest) -> None:
+    def reserve(self, request: EngineRequest, answer_s: float | None = None) -> None:
         """Queue a request for blocks that a peer will fill."""
-        self._post(lambda scheduler: scheduler.reserve(request))
+        self._post(lambda scheduler: scheduler.reserve(request, answer_s))
 
     def resume(self, key: RequestKey, first: TokenOutput) -> None:
         """The reserved blocks are filled."""
@@ -231,7 +231,8 @@ class CoreEngine:
         if step.chunks:
             steps, seconds = steps + 1, seconds + time.monotonic() - started
         report = scheduler.take_report(steps, seconds)
-        changed = bool(report.stats != self._stats or report.outputs or report.reserved or report.events)
+        told = report.outputs or report.reserved or report.filled or report.events
+        changed = bool(told or report.stats != self._stats)
         if self._stack is not None:
             report.events += self._stack.events()
             report.tiers = self._stack.report()

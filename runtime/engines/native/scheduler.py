@@ -9,9 +9,17 @@ from dataclasses import dataclass
 
 from dynamoc.runtime.engines.native.blocks import BlockManager
 from dynamoc.runtime.engines.native.limits import Limits
-from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step
+from dynamoc.runtime.engines.native.reservations import Reservations
+from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, Step, chunk_of, sequence_of
 from dynamoc.runtime.engines.native.tiering import Tiering
-from dynamoc.runtime.engines.protocol import EngineRequest, EngineStats, Prefilled, RequestKey, Reserved, StepReport
+from dynamoc.runtime.engines.protocol import (
+    EngineRequest,
+    EngineStats,
+    Filled,
+    Prefilled,
+    RequestKey,
+    StepReport,
+)
 from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.kv.tiers.onboard import Found
 from dynamoc.runtime.manifest import WorkerSettings
@@ -32,9 +40,9 @@ class Scheduler:
     """Every request of one engine and where it is in its life. Not thread-safe.
 
     A request is in one place: `waiting` for blocks, in line; `loading`, while the KV tiers fill its blocks, or
-    `reserved`, while a peer does; `ready` for a place among `running`; `held` after its prefill, until its blocks
-    were sent; or `quarantined`, only its blocks. One that is `arriving` is computed while later layers of its blocks
-    are being loaded: its `computed` counts them already, but nobody else may have them yet.
+    `reserved`, while a peer does and perhaps the tiers too; `ready` for a place among `running`; `held` after its
+    prefill, until its blocks were sent. One that is `arriving` is computed while later layers of its blocks are being
+    loaded: its `computed` counts them already, but nobody else may have them yet.
     """
 
     def __init__(self, settings: WorkerSettings, blocks: int, eos_token_ids: frozenset[int]) -> None:
@@ -47,14 +55,13 @@ class Scheduler:
         longest = min(settings.context_length, blocks * settings.kv.block_size)
         self._limits = Limits(longest, f"{blocks} blocks of {settings.kv.block_size} tokens", eos_token_ids)
         self._waiting: OrderedDict[RequestKey, Sequence] = OrderedDict()
-        self._wants_reservation: set[RequestKey] = set()
         self.tiering: Tiering | None = None
-        self._reserved: dict[RequestKey, Sequence] = {}
+        self._reservations = Reservations(self.blocks)
+        self._reserved = self._reservations.having
         self._loading: dict[RequestKey, Sequence] = {}
         self._ready: dict[RequestKey, Sequence] = {}
         self._running: dict[RequestKey, Sequence] = {}
         self._held: dict[RequestKey, Sequence] = {}
-        self._quarantined: dict[RequestKey, list[int]] = {}
         self._report = StepReport()
         self._counters = _Counters()
 
@@ -63,13 +70,13 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Queue a request, or report at once why it will never run."""
         if not self._refuse(request):
-            self._waiting[request.key] = _sequence(request)
+            self._waiting[request.key] = sequence_of(request)
 
-    def reserve(self, request: EngineRequest) -> None:
+    def reserve(self, request: EngineRequest, answer_s: float | None = None) -> None:
         """Queue a request for blocks only."""
         if not self._refuse(request):
-            self._waiting[request.key] = _sequence(request)
-            self._wants_reservation.add(request.key)
+            self._waiting[request.key] = sequence_of(request)
+            self._reservations.wanted[request.key] = answer_s
 
     def resume(self, key: RequestKey, first: TokenOutput) -> None:
         """The reserved blocks hold the prompt's KV: share them, and decode on from `first`."""
@@ -77,6 +84,7 @@ class Scheduler:
         if sequence is None:
             return
         assert first.tokens or first.finish
+        assert self.tiering is None or not self.tiering.is_loading(key)
         sequence.computed = len(sequence.tokens)
         self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed)
         self._touch(sequence)
@@ -91,15 +99,16 @@ class Scheduler:
 
     def compute(self, key: RequestKey) -> None:
         """Nobody fills the reserved blocks: compute the prompt from where the cache ends."""
-        self._wants_reservation.discard(key)
+        self._reservations.wanted.pop(key, None)
         sequence = self._reserved.pop(key, None)
         if sequence is not None:
-            self._ready[key] = sequence
+            is_loading = self.tiering is not None and self.tiering.is_loading(key)
+            (self._loading if is_loading else self._ready)[key] = sequence
 
     def arrived(self, key: RequestKey) -> None:
         """Some layers of all blocks that are loaded are there: compute on them, if the others will come in time."""
         sequence = self._loading.get(key)
-        if sequence is None or self.tiering is None or key in self._wants_reservation:
+        if sequence is None or self.tiering is None:
             return
         load = self.tiering.load_of(key)
         tokens = len(sequence.tokens) - sequence.computed - len(load.blocks) * self.blocks.block_size
@@ -109,7 +118,7 @@ class Scheduler:
             sequence.computed += len(load.blocks) * self.blocks.block_size
 
     def loaded(self, key: RequestKey, load: Load) -> None:
-        """The tiers are done: what they filled is shared, the rest is computed, or written by a peer."""
+        """The tiers are done: what they filled is shared, the rest is computed, or for a peer to write."""
         filled = None if self.tiering is None else self.tiering.loaded(key, load)
         if filled is None:
             return
@@ -117,14 +126,12 @@ class Scheduler:
         if early is not None and early.arriving is not None:
             early.computed -= len(early.arriving.blocks) * self.blocks.block_size
             self._take_in(early, filled)
-        sequence = self._loading.pop(key, None)
-        if sequence is None:
-            return
-        self._take_in(sequence, filled)
-        if key in self._wants_reservation:
-            self._set_aside(sequence)
-        else:
-            self._ready[key] = sequence
+        if key in self._reserved:
+            self._take_in(self._reserved[key], filled)
+            self._report.filled.append(Filled(key, filled))
+        elif key in self._loading:
+            self._ready[key] = self._loading.pop(key)
+            self._take_in(self._ready[key], filled)
 
     def undo(self, step: Step) -> None:
         """The step was given up: prompts whose layers did not come wait for all of them; nothing else has changed."""
@@ -145,23 +152,20 @@ class Scheduler:
         """Drop a reserved request; the blocks that a peer was to write stay out of use."""
         if key in self._waiting or key in self._loading:
             self.cancel(key)
-        sequence = self._reserved.pop(key, None)
-        if sequence is not None:
-            resident = sequence.computed // self.blocks.block_size
-            self.blocks.release(sequence.blocks[:resident])
-            self.blocks.quarantine(sequence.blocks[resident:])
-            self._quarantined[key] = sequence.blocks[resident:]
+        self._end_load(key)
+        self._reservations.quarantine(key)
 
     def release(self, key: RequestKey) -> None:
         """Give back the blocks of a held, reserved or quarantined request."""
+        self._end_load(key)
         sequence = self._held.pop(key, None) or self._reserved.pop(key, None)
         if sequence is not None:
             self._let_go(sequence)
-        self.blocks.readmit(self._quarantined.pop(key, ()))
+        self._reservations.readmit(key)
 
     def cancel(self, key: RequestKey) -> None:
         """Drop a request wherever it is; only quarantined blocks stay where they are."""
-        self._wants_reservation.discard(key)
+        self._reservations.wanted.pop(key, None)
         if self.tiering is not None:
             self.tiering.forget(key)
         for place in (self._waiting, self._loading, self._ready, self._running, self._reserved, self._held):
@@ -178,7 +182,7 @@ class Scheduler:
         budget = self._max_batched_tokens - len(chunks)
         for sequence in self._running.values():
             if budget and len(sequence.tokens) - sequence.computed > 1 and self._may_compute(sequence, budget):
-                chunks.append(_chunk(sequence, budget))
+                chunks.append(chunk_of(sequence, budget))
                 budget -= chunks[-1].count
         while self._waiting:
             key, sequence = next(iter(self._waiting.items()))
@@ -186,7 +190,7 @@ class Scheduler:
                 break
             del self._waiting[key]
             if key in self._running:
-                chunks.append(_chunk(sequence, budget))
+                chunks.append(chunk_of(sequence, budget))
                 budget -= chunks[-1].count
         return Step(tuple(chunks))
 
@@ -293,6 +297,11 @@ class Scheduler:
         spare = sequence.spare if sequence.hold_kv else None
         self.blocks.register(sequence.tokens, sequence.blocks, sequence.computed, spare)
 
+    def _end_load(self, key: RequestKey) -> None:
+        """Have nothing written to the blocks of a reserved request but by its peer."""
+        if self.tiering is not None and key in self._reserved:
+            self.tiering.forget(key)
+
     def _let_go(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)
         self.blocks.release(sequence.spare)
@@ -310,30 +319,31 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, budget: int) -> bool:
         """Give the head of the line its blocks, all or none, and put it among `reserved` or `running`."""
-        reserving = sequence.key in self._wants_reservation
+        reserving = sequence.key in self._reservations.wanted
         if reserving and len(self._reserved) + len(self._ready) >= self._max_sequences:
             return False
         if not reserving and (not budget or len(self._running) >= self._max_sequences):
             return False
-        found = None if self.tiering is None else self.tiering.look_up(sequence.tokens, overlap=not reserving)
+        found = self._look_up(sequence)
         if found is not None and self._must_wait(found):
             return False
         if not self._allocate(sequence):
             return False
-        if found is not None and self.tiering is not None and self.tiering.load(sequence, found, overlap=not reserving):
-            self._loading[sequence.key] = sequence
-        elif reserving:
-            self._set_aside(sequence)
+        loading = 0
+        if found is not None and self.tiering is not None:
+            loading = self.tiering.load(sequence, found, overlap=not reserving)
+        if reserving:
+            self._report.reserved.append(self._reservations.set_aside(sequence, loading))
         else:
-            self._running[sequence.key] = sequence
+            (self._loading if loading else self._running)[sequence.key] = sequence
         return True
 
-    def _set_aside(self, sequence: Sequence) -> None:
-        """A peer may write the blocks that do not hold their content."""
-        self._wants_reservation.remove(sequence.key)
-        self._reserved[sequence.key] = sequence
-        resident = sequence.computed // self.blocks.block_size
-        self._report.reserved.append(Reserved(sequence.key, tuple(sequence.blocks), resident))
+    def _look_up(self, sequence: Sequence) -> Found | None:
+        if self.tiering is None:
+            return None
+        if sequence.key in self._reservations.wanted:
+            return self.tiering.look_up_beside(sequence.tokens, self._reservations.wanted[sequence.key])
+        return self.tiering.look_up(sequence.tokens)
 
     def _must_wait(self, found: Found) -> bool:
         """Whether the prefix is on its way already, or as much as may be is."""
@@ -382,16 +392,3 @@ class Scheduler:
         if reason is not None:
             del self._running[sequence.key]
             self.blocks.release(sequence.blocks)
-
-
-def _sequence(request: EngineRequest) -> Sequence:
-    return Sequence(
-        request.key, list(request.tokens), len(request.tokens), request.sampling, request.generated, request.hold_kv
-    )
-
-
-def _chunk(sequence: Sequence, budget: int) -> Chunk:
-    """As much of the prompt as the budget allows; the last of it is followed by a sample."""
-    remaining = len(sequence.tokens) - sequence.computed
-    count = min(remaining, budget)
-    return Chunk(sequence, sequence.computed, count, count == remaining)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dynamoc.runtime.engines.protocol import EngineRequest
 from dynamoc.runtime.kv.tiers.load import Load
 from dynamoc.runtime.plane.messages import Sampling, TokenLogprob
 
@@ -66,3 +67,17 @@ class Sampled(msgspec.Struct, frozen=True):
 
     token: int
     logprob: TokenLogprob | None = None
+
+
+def sequence_of(request: EngineRequest) -> Sequence:
+    """A request before anything of it is computed."""
+    return Sequence(
+        request.key, list(request.tokens), len(request.tokens), request.sampling, request.generated, request.hold_kv
+    )
+
+
+def chunk_of(sequence: Sequence, budget: int) -> Chunk:
+    """As much of the prompt as the budget allows; the last of it is followed by a sample."""
+    remaining = len(sequence.tokens) - sequence.computed
+    count = min(remaining, budget)
+    return Chunk(sequence, sequence.computed, count, count == remaining)

@@ -62,41 +62,42 @@ class Tiering:
 
     # ---- up -----------------------------------------------------------------------------------------------
 
-    def look_up(self, tokens: Items[int], *, overlap: bool = False) -> Found:
-        """What the tiers hold of a prompt after what is on the device, short of its last token.
+    def look_up(self, tokens: Items[int]) -> Found:
+        """What the tiers hold of a prompt after what is on the device, short of its last token."""
+        block_s = self.speed.seconds(self._blocks.block_size)
+        return self._stack.onboarder.look_up(self._below_device(tokens), block_s, overlap=True)
 
-        With `overlap`, the rest of the prompt can be computed meanwhile.
-        """
-        matched = self._blocks.match(tokens)
-        parent = self._blocks.node(matched[-1]) if matched else None
-        seconds = self.speed.seconds_per_token
-        keys = self._keys(tokens, len(matched), parent)
-        block_s = None if seconds is None else seconds * self._blocks.block_size
-        return self._stack.onboarder.look_up(keys, block_s, overlap=overlap)
+    def look_up_beside(self, tokens: Items[int], answer_s: float | None) -> Found:
+        """The same of a prompt the rest of which a peer is foreseen to have written in `answer_s`."""
+        return self._stack.onboarder.look_up_beside(self._below_device(tokens), answer_s)
 
     def is_under_way(self, found: Found) -> bool:
         """Whether another request is loading the same prefix: it is worth waiting for."""
         first = found.keys[0].name if found.useful else b""
         return any(name == first for _, name in self._loading.values())
 
-    def load(self, sequence: Sequence, found: Found, *, overlap: bool = False) -> bool:
-        """Begin to fill a sequence's own blocks; False if there is nothing to load after all.
+    def load(self, sequence: Sequence, found: Found, *, overlap: bool = False) -> int:
+        """Begin to fill a sequence's own blocks; how many, 0 if there is nothing to load after all.
 
         With `overlap`, first layers first, as soon as it is known what computing takes.
         """
         onboarder = self._stack.onboarder
         onboarder.decided(found)
         if not found.useful:
-            return False
+            return 0
         first = sequence.computed // self._blocks.block_size
         blocks, key = sequence.blocks[first : first + found.useful], sequence.key
         in_pieces = overlap and self.speed.seconds_per_token is not None
         arrived = (lambda _load: self._on_arrived(key)) if in_pieces else None
         load = onboarder.load(found, blocks, lambda load: self._on_loaded(key, load), arrived)
         if load is None:
-            return False
+            return 0
         self._loading[key] = load, found.keys[0].name
-        return True
+        return len(load.blocks)
+
+    def is_loading(self, key: int) -> bool:
+        """Whether a sequence's blocks are still being filled."""
+        return key in self._loading
 
     def load_of(self, key: int) -> Load:
         """That of a sequence that is loading."""
@@ -172,6 +173,10 @@ class Tiering:
         return () if seconds is None else self._stack.onboarder.credits(seconds * self._blocks.block_size)
 
     # ---- inside -------------------------------------------------------------------------------------------
+
+    def _below_device(self, tokens: Items[int]) -> list[PageKey]:
+        matched = self._blocks.match(tokens)
+        return self._keys(tokens, len(matched), self._blocks.node(matched[-1]) if matched else None)
 
     def _keys(self, tokens: Items[int], first: int, parent: Node | None) -> list[PageKey]:
         """The pages of a prompt's full blocks from number `first` on, which follow `parent`."""

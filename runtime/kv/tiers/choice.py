@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 _WEIGHT = 0.2
@@ -27,6 +28,12 @@ def useful_prefix(
     return best
 
 
+def hidden_prefix(load_s: Sequence[float], start_s: float, hidden_s: float) -> int:
+    """How many leading blocks can be loaded within a time in which somebody else is waited for anyway."""
+    ends = itertools.accumulate(load_s, initial=start_s)
+    return max(0, sum(end <= hidden_s for end in ends) - 1)
+
+
 def comes_in_time(there: int, groups: int, elapsed_s: float, compute_s: float) -> bool:
     """Whether computing that begins now finds every group of layers when it needs it.
 
@@ -43,13 +50,17 @@ def comes_in_time(there: int, groups: int, elapsed_s: float, compute_s: float) -
 
 
 class PrefillSpeed:
-    """Seconds per prompt token, smoothed over the engine's steps; None until a prefill was seen."""
+    """Seconds per prompt token, smoothed over steps or prompts; None until a prefill was seen."""
 
     def __init__(self) -> None:
         self.seconds_per_token: float | None = None
 
+    def seconds(self, tokens: int) -> float | None:
+        """What so many prompt tokens are foreseen to take."""
+        return None if self.seconds_per_token is None else self.seconds_per_token * tokens
+
     def observe(self, tokens: int, seconds: float) -> None:
-        """A step computed so many prompt tokens."""
+        """So many prompt tokens took so long."""
         if tokens < 1:
             return
         sample, known = seconds / tokens, self.seconds_per_token

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dynamoc.runtime.kv.tiers.choice import useful_prefix
+from dynamoc.runtime.kv.tiers.choice import hidden_prefix, useful_prefix
 from dynamoc.runtime.kv.tiers.device import Device
 from dynamoc.runtime.kv.tiers.frames import Staging
 from dynamoc.runtime.kv.tiers.host import Host
@@ -86,13 +86,22 @@ class Onboarder:
         sources = self._locate(keys)
         if not sources or compute_s is None:
             return Found(keys, sources, len(sources))
-        frame = self._device.format.frame_bytes
-        seconds = [frame / self._tiers[source].reading.bytes_per_s for source in sources]
-        start_s = max(self._tiers[source].latency_s + self._queue_s(self._tiers[source]) for source in set(sources))
+        seconds, start_s = self._foreseen(sources)
         pieces = min(len(self._pieces(self._tiers[source], in_pieces=overlap)) for source in set(sources))
         # Beside what no tier holds, there is always the block of the last token.
         rest = len(keys) - len(sources) + 1
         return Found(keys, sources, useful_prefix(seconds, compute_s, start_s, pieces, rest))
+
+    def look_up_beside(self, keys: Sequence[PageKey], answer_s: float | None) -> Found:
+        """The same where a peer computes the prompt in any case, and writes what is not loaded.
+
+        It is foreseen to have done so in `answer_s`, and what is there by then costs nothing. None: unknown, so
+        everything is loaded.
+        """
+        sources = self._locate(keys)
+        if not sources or answer_s is None:
+            return Found(keys, sources, len(sources))
+        return Found(keys, sources, hidden_prefix(*self._foreseen(sources), answer_s))
 
     def credits(self, compute_s: float) -> tuple[float | None, ...]:
         """For G2, G3, G4: what loading a block saves of the `compute_s` it takes to compute; None if not measured."""
@@ -155,15 +164,20 @@ class Onboarder:
                 sources.extend([number] * (found - len(sources)))
         return sources
 
+    def _foreseen(self, sources: Sequence[int]) -> tuple[list[float], float]:
+        """Seconds that each page takes to load, and that pass before the first."""
+        frame = self._device.format.frame_bytes
+        seconds = [frame / self._tiers[source].reading.bytes_per_s for source in sources]
+        start_s = max(self._tiers[source].latency_s + self._queue_s(self._tiers[source]) for source in set(sources))
+        return seconds, start_s
+
     def _queue_s(self, tier: Tier) -> float:
         """What loads that were begun before still take, at most."""
         return self._begun[tier.name] * self._device.format.frame_bytes / tier.reading.bytes_per_s
 
     def _patience_s(self, sources: Sequence[int]) -> float:
-        frame = self._device.format.frame_bytes
-        expected = sum(frame / self._tiers[source].reading.bytes_per_s for source in sources)
-        expected += max(self._tiers[source].latency_s + self._queue_s(self._tiers[source]) for source in set(sources))
-        return SHORTEST_DEADLINE_S + expected / SLOWEST_SHARE
+        seconds, start_s = self._foreseen(sources)
+        return SHORTEST_DEADLINE_S + (start_s + sum(seconds)) / SLOWEST_SHARE
 
     def _chunks(
         self, keys: Sequence[PageKey], sources: Sequence[int], *, in_pieces: bool

@@ -12,7 +12,7 @@ from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.native.scheduler import Scheduler
 from dynamoc.runtime.engines.native.sequence import Step
 from dynamoc.runtime.engines.pages import next_word
-from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Prefilled, Reserved, StepReport, Written
+from dynamoc.runtime.engines.protocol import Engine, EngineRequest, Filled, Prefilled, Reserved, StepReport, Written
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.manifest import KvSettings, WorkerSettings
 from dynamoc.runtime.plane.messages import KvEvent, Sampling, TokenOutput
@@ -185,3 +185,9 @@ class Listener:
         while not (report := self.next()).reserved:
             assert report.failure is None, report.failure
         return report.reserved[0]
+
+    def filled(self) -> Filled:
+        """The next one the tiers are done with; they may have been when it was reported."""
+        while not self.seen[-1].filled:
+            assert self.next().failure is None
+        return self.seen[-1].filled[0]

@@ -12,6 +12,7 @@ import pytest
 from driving import FIRST, VOCAB, Listener, mock_tokens, page_bytes, request, settings
 
 from dynamoc.runtime.engines.native.engine import CoreEngine
+from dynamoc.runtime.engines.protocol import Filled
 from dynamoc.runtime.engines.registry import make_engine
 from dynamoc.runtime.kv.tiers.tally import TierReport
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
@@ -111,7 +112,7 @@ def test_an_evicted_prefix_comes_back_from_its_tier(tiers: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("tiers", TIERS)
-def test_blocks_for_a_peer_are_filled_from_the_tiers_first(tiers: str, tmp_path: Path) -> None:
+def test_blocks_for_a_peer_are_set_aside_at_once_while_the_tiers_fill_them(tiers: str, tmp_path: Path) -> None:
     engine, listener = start(cache(tiers, tmp_path))
     engine.add(request(1, PROMPT, 4))
     listener.finish(1)
@@ -119,13 +120,15 @@ def test_blocks_for_a_peer_are_filled_from_the_tiers_first(tiers: str, tmp_path:
     fill(engine, listener)
     engine.reserve(request(2, PROMPT, 4))
     reserved = listener.reserved()
+    filled = listener.filled()
     pages = page_bytes(PROMPT, 4)
     held = [bytes(engine.pool().block(block)) for block in reserved.blocks]  # type: ignore[attr-defined]
     engine.compute(2)
     again = listener.finish(2)[2]
     engine.stop()
 
-    assert reserved.resident == 9, "only the block of the last token is left for the peer"
+    assert (reserved.resident, reserved.loading) == (0, 9), "only the block of the last token is left for the peer"
+    assert filled == Filled(2, 9)
     assert held[:9] == pages[:9]
     assert again == mock_tokens(PROMPT, 4)
 
