@@ -20,7 +20,7 @@ class Native(OwnEngine):
         devices=("cpu", "cuda"),
         dimensions=(),
         transports=("shm", "tcp", "nixl"),
-        gpu_transports=("nvlink",),
+        gpu_transports=("nvlink", "nixl"),
         dtypes=("float32", "bfloat16", "float16"),
         kv_dtypes=None,
         divides_model=True,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dynamoc.compiler.diagnostics import Drop, Put, Remedy, Reporter
+from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect, transports_of
-from dynamoc.compiler.gpus import find_gpu
 from dynamoc.compiler.graph import Component, Edge, EdgeKind
+from dynamoc.compiler.links import kinds_without_nvlink
 from dynamoc.compiler.plan import Plan
 
 
@@ -46,9 +46,7 @@ def _check_joined(plan: Plan, edge: Edge, ends: list[Component], report: Reporte
     for process in plan.processes:
         if process.component in ends:
             by_node.setdefault(process.node, []).append(process.name)
-    nodes = plan.cluster.nodes
-    kinds = [find_gpu(nodes[node].gpu_kind) for node in by_node]
-    without = [kind.kind for kind in kinds if kind is not None and kind.nvlink_domain < 2]
+    nodes, without = plan.cluster.nodes, kinds_without_nvlink(plan.cluster, by_node)
     if len(by_node) > 1:
         where = ", ".join(f"`{nodes[node].name}`: {' '.join(names)}" for node, names in sorted(by_node.items()))
         note = f"{where}; a GPU maps the memory of GPUs of its own node"
@@ -56,12 +54,13 @@ def _check_joined(plan: Plan, edge: Edge, ends: list[Component], report: Reporte
         note = f"GPUs of kind {without[0]} have no NVLink"
     else:
         return
-    to_host = tuple(Put((*end.at, "device"), "cpu") for end in ends)
-    freed = (Drop((*edge.at, "transport")),) if edge.transport is not None else ()
+    # Edges that share workers share a transport: another one may have declared it. Untold, it would be `nixl`.
+    declared = next(one for one in (edge, *plan.graph.edges) if one.transport == "nvlink")
+    path = (*declared.at, "transport")
     report.error(
         "D326",
         f"`{edge.source} -> {edge.target}` moves KV between GPUs that NVLink does not join",
-        ((*edge.at, "transport") if edge.transport is not None else edge.at, ""),
+        (path, ""),
         notes=[note],
-        remedies=[Remedy((*to_host, *freed))],
+        remedies=[Remedy((Put(path, "nixl"),))],
     )

@@ -1,4 +1,4 @@
-"""How KV moves along each edge: as its engines do it; between ours by nvlink out of GPUs, else by shared memory or tcp.
+"""How KV moves along each edge: as its engines do it; between ours by nvlink or nixl out of GPUs, else by shm or tcp.
 
 A worker speaks one transport, so edges that share a component share the choice.
 """
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from dynamoc.compiler.diagnostics import Put, Remedy, Reporter
 from dynamoc.compiler.dialect import dialect, transports_of
 from dynamoc.compiler.graph import Edge, EdgeKind, WorkerOptions
+from dynamoc.compiler.links import are_joined
 from dynamoc.compiler.plan import Plan
 
 
@@ -28,7 +29,7 @@ def choose_transports(plan: Plan, report: Reporter) -> Plan:
         if declared is not None and declared.transport == "shm" and len(nodes) > 1:
             _report_apart(plan, declared, report)
         chosen = declared.transport if declared is not None else None
-        transport = chosen or _usual(plan, names) or ("shm" if len(nodes) == 1 else "tcp")
+        transport = chosen or _usual(plan, names, nodes) or ("shm" if len(nodes) == 1 else "tcp")
         transports |= {(edge.source, edge.target): transport for edge in edges}
         of_component |= dict.fromkeys(names, transport)
     processes = tuple(replace(p, transport=of_component.get(p.component.name)) for p in plan.processes)
@@ -46,8 +47,8 @@ def _joined(edges: Sequence[Edge]) -> list[list[Edge]]:
     return groups
 
 
-def _usual(plan: Plan, names: set[str]) -> str | None:
-    """What an engine that is a program of its own was told, or does untold; nvlink where pools are on GPUs."""
+def _usual(plan: Plan, names: set[str], nodes: set[int]) -> str | None:
+    """What an engine that is a program of its own was told, or does untold; our own way where pools are on GPUs."""
     for component in plan.graph.components:
         if component.name in names and component.worker is not None:
             facts = dialect(component.worker.engine).capabilities
@@ -55,7 +56,7 @@ def _usual(plan: Plan, names: set[str]) -> str | None:
                 told = component.worker.facts.get("kv_transport")
                 return str(told).lower() if told else facts.transports[0]
             if "nvlink" in transports_of(component.worker):
-                return "nvlink"
+                return "nvlink" if are_joined(plan.cluster, nodes) else "nixl"
     return None
 
 

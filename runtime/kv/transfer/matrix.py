@@ -68,7 +68,7 @@ MATRIX: Mapping[tuple[Memory, Memory], Moves | Refused] = {
     (_K, _O): _BESIDE,
     (_O, _K): _BESIDE,
     (_S, _PS): Moves(("shm", "tcp", "nixl")),
-    (_D, _PD): Moves(("nvlink",)),
+    (_D, _PD): Moves(("nvlink", "nixl")),
     (_S, _PD): _MIXED,
     (_D, _PS): _MIXED,
     **{(tier, peer): _NOT_TIERS for tier in (_P, _K, _O) for peer in (_PS, _PD)},
