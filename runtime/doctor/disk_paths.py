@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dynamoc.runtime.doctor.timing import RUN_BYTES, check_arrived, sample, shuffled
+from dynamoc.runtime.kv.memory import huge_memory
 from dynamoc.runtime.kv.transfer.measured import Missing, Place, Sample, Way
 
 Call = Callable[[int, memoryview, int], int]
@@ -44,7 +44,7 @@ def is_direct(folder: Path) -> bool:
 def _measure(path: Path, total: int) -> Iterator[Sample]:
     flags = os.O_RDWR | os.O_CREAT | (os.O_DIRECT if is_direct(path.parent) else 0)
     file = os.open(path, flags, 0o600)
-    out, back = (mmap.mmap(-1, total) for _ in range(2))
+    out, back = (memoryview(huge_memory(total))[:total] for _ in range(2))
     np.frombuffer(out, np.uint64)[:] = np.random.default_rng(1).integers(0, 2**64, total // 8, np.uint64)
     try:
         os.posix_fallocate(file, 0, total)
@@ -61,15 +61,14 @@ def _pread(file: int, into: memoryview, offset: int) -> int:
     return os.preadv(file, [into], offset)
 
 
-def _pass(file: int, memory: mmap.mmap, call: Call, run_bytes: int) -> Callable[[], None]:
+def _pass(file: int, memory: memoryview, call: Call, run_bytes: int) -> Callable[[], None]:
     """Every run of the file once, in a shuffled order; what was written is on the disk at the end."""
-    view = memoryview(memory)
     order = shuffled(len(memory) // run_bytes)[0].tolist()
 
     def once() -> None:
         for index in order:
             start = index * run_bytes
-            if call(file, view[start : start + run_bytes], start) != run_bytes:
+            if call(file, memory[start : start + run_bytes], start) != run_bytes:
                 raise OSError(f"a run of {run_bytes} B was cut short")
         if call is os.pwrite:
             os.fdatasync(file)

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from dynamoc.runtime.kv.layout import Heads, KvLayout, all_heads
+from dynamoc.runtime.kv.memory import prefer_huge_pages
 
 PAGE_BYTES = 4096
 """The first page holds the region's nonce; blocks start after it."""
@@ -59,24 +60,37 @@ class Pool(Protocol):
 
 
 class HostPool:
-    """`blocks` blocks of `layout` in a memfd. The memory is gone with its last user, however that one ended."""
+    """`blocks` blocks of `layout` in a memfd. The memory is gone with its last user, however that one ended.
 
-    def __init__(self, layout: KvLayout, blocks: int, name: str = "dynamoc-kv", heads: Heads | None = None) -> None:
+    `fd` is a memfd of `size_of` bytes, sealed to that, which is the pool's from now on; one is made if there is none.
+    """
+
+    def __init__(
+        self,
+        layout: KvLayout,
+        blocks: int,
+        name: str = "dynamoc-kv",
+        heads: Heads | None = None,
+        fd: int | None = None,
+    ) -> None:
         self.layout = layout
         self.heads = heads or all_heads(layout)
         self.blocks = blocks
         self.data_bytes = layout.block_bytes * blocks
         self.nonce = secrets.token_bytes(NONCE_BYTES)
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, PAGE_BYTES + self.data_bytes)
-        # A peer that maps the file would be killed by SIGBUS if it could ever shrink.
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        self.fd = _sealed(name, self.size_of(layout, blocks)) if fd is None else fd
         self._map = mmap.mmap(self.fd, PAGE_BYTES + self.data_bytes)
+        prefer_huge_pages(self._map)
         self._map[: len(self.nonce)] = self.nonce
         self.data = memoryview(self._map)[PAGE_BYTES:]
         """The blocks, as writable bytes."""
         self.address = int(np.frombuffer(self.data, np.uint8).ctypes.data) if self.data_bytes else 0
         self.device: int | None = None
+
+    @staticmethod
+    def size_of(layout: KvLayout, blocks: int) -> int:
+        """Bytes of the memfd of such a pool."""
+        return PAGE_BYTES + layout.block_bytes * blocks
 
     def block(self, index: int) -> memoryview:
         """The bytes of one block."""
@@ -91,3 +105,11 @@ class HostPool:
         except BufferError:
             pass
         os.close(self.fd)
+
+
+def _sealed(name: str, size: int) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    # A peer that maps the file would be killed by SIGBUS if it could ever shrink.
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return fd

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 
+from dynamoc.runtime.kv.memory import huge_memory
 from dynamoc.runtime.kv.tiers.device import Pinned
 from dynamoc.runtime.kv.tiers.page import ALIGN
 
@@ -31,9 +31,8 @@ class Frames:
             raise ValueError(f"a frame of {frame_bytes} bytes is not a multiple of {ALIGN}")
         self.count = count
         self.frame_bytes = frame_bytes
-        self._map = mmap.mmap(-1, max(count, 1) * frame_bytes)
-        self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._data = memoryview(self._map)
+        self._map = huge_memory(count * frame_bytes)
+        self._data = memoryview(self._map)[: count * frame_bytes]
         self._pinned = pin(self._data, frame_bytes)
 
     def view(self, index: int) -> memoryview:
