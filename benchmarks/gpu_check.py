@@ -70,9 +70,9 @@ class Outcome:
     date: str
 
 
-def benchmark(name: str, gpus: int, what: str, *more: str) -> Step:
-    """A script that writes its own results."""
-    return Step(name, gpus, (sys.executable, str(HERE / f"{name}.py"), *more), what)
+def benchmark(name: str, gpus: int, what: str, *more: str, script: str = "") -> Step:
+    """A script, of its own name if no other is told, that writes its own results."""
+    return Step(name, gpus, (sys.executable, str(HERE / f"{script or name}.py"), *more), what)
 
 
 def tests(name: str, gpus: int, what: str, *words: str) -> Step:
@@ -90,13 +90,15 @@ STEPS = (
     tests("tiers", 1, "KV tiers below a device", "tests/runtime/kv/tiers/test_cuda_device.py"),
     tests("engine", 1, "the native engine on a GPU", "tests/runtime/engines/test_engine_cuda.py"),
     tests("transport", 1, "conformance of nvlink", "-k", "nvlink", *TRANSPORTS),
-    tests("reshard", 1, "TP pairs over nvlink", "-k", "nvlink", "tests/conformance/test_resharding.py"),
+    tests("nixl_gpu", 1, "conformance of nixl between memory of GPUs", "-k", "nixl_gpu", *TRANSPORTS),
+    tests("reshard", 1, "TP pairs between GPUs", "-k", "between_gpus", "tests/conformance/test_resharding.py"),
     tests("matrix", 1, "every pair of tiers", "tests/conformance/test_matrix.py"),
     tests("pipeline", 2, "prefill and decode on two GPUs", "tests/integration/test_same_text_cuda.py"),
     checked("memcheck", "accesses out of bounds or misaligned"),
     checked("racecheck", "races in shared memory"),
     benchmark("p2p_cuda", 2, "the push kernel over CUDA IPC, NIXL beside it"),
     benchmark("transport_cuda", 2, "the nvlink transport between two processes"),
+    benchmark("transport_nixl", 2, "the nixl transport beside it", "--transport", "nixl", script="transport_cuda"),
     benchmark("handoff_cuda", 2, "a prompt's hand-over, whole and by layer groups"),
     benchmark("pipeline_cuda", 2, "exposed time between two real workers"),
     benchmark("reshard_cuda", 2, "TP to TP over NVLink"),

@@ -1,8 +1,9 @@
-"""On two GPUs joined by NVLink: prefill on one and decode on the other give the text of one GPU alone."""
+"""On two GPUs joined by NVLink: prefill on one, decode on the other, by any transport, give the text of one alone."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import random
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipelines import Pipeline, serving, streams
 from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
 
 GPUS = 2
+NIXL = ("nixl_cu13", "nixl_cu12")
 SPEC = """\
 dynamoc: 1
 name: same-text-cuda
@@ -29,7 +31,7 @@ edges: [frontend -> router -> worker]
 DISAGGREGATED = """\
   prefill: {role: prefill}
   decode: {role: decode}
-edges: [frontend -> router -> prefill, {from: prefill, to: decode, transport: nvlink}]
+edges: [frontend -> router -> prefill, {from: prefill, to: decode, transport: TRANSPORT}]
 """
 WORDS = [f"w{number}" for number in range(500)]
 
@@ -40,6 +42,11 @@ def why_not() -> str:
     except DeviceError as error:
         return str(error)
     return "" if seen >= GPUS else f"this process sees {seen} GPUs, not {GPUS}"
+
+
+def missing(transport: str) -> str:
+    installed = transport != "nixl" or any(importlib.util.find_spec(name) for name in NIXL)
+    return "" if installed else "NIXL is not installed"
 
 
 pytestmark = [
@@ -98,18 +105,25 @@ def texts(pipeline: Pipeline) -> list[str]:
     return [answer.text for answer in answers]
 
 
-def test_prefill_on_one_gpu_and_decode_on_another_give_the_same_text(model: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("aggregated", "disaggregated")]
-    for folder in folders:
-        folder.mkdir()
-    with serving(SPEC.format(model=model) + AGGREGATED, folders[0]) as pipeline:
-        expected = texts(pipeline)
-    with serving(SPEC.format(model=model) + DISAGGREGATED, folders[1]) as pipeline:
+@pytest.fixture(scope="module")
+def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What one GPU says."""
+    with serving(SPEC.format(model=model) + AGGREGATED, tmp_path_factory.mktemp("aggregated")) as pipeline:
+        return texts(pipeline)
+
+
+@pytest.mark.parametrize("transport", ["nvlink", "nixl"])
+def test_prefill_on_one_gpu_and_decode_on_another_give_the_same_text(
+    model: Path, expected: list[str], tmp_path: Path, transport: str
+) -> None:
+    if reason := missing(transport):
+        pytest.skip(reason)
+    with serving(SPEC.format(model=model) + DISAGGREGATED.replace("TRANSPORT", transport), tmp_path) as pipeline:
         assert texts(pipeline) == expected
         assert texts(pipeline) == expected, "the second time, prefixes are cached"
 
-        moved = pipeline.metric("prefill-0", "dynamoc_kv_transfer_blocks_total", transport="nvlink")
+        moved = pipeline.metric("prefill-0", "dynamoc_kv_transfer_blocks_total", transport=transport)
         assert moved > 0
-        assert pipeline.metric("decode-0", "dynamoc_kv_received_blocks_total", transport="nvlink") == moved
+        assert pipeline.metric("decode-0", "dynamoc_kv_received_blocks_total", transport=transport) == moved
         assert pipeline.metric("decode-0", "dynamoc_kv_checksum_failures_total") == 0
         assert pipeline.metric("decode-0", "dynamoc_kv_local_prefills_total", reason="lost") == 0
