@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def difference(old: Mean, new: Mean, confidence: float = CONFIDENCE) -> tuple[fl
     return by - half_width, by + half_width
 
 
+@functools.lru_cache(maxsize=256)
 def t_quantile(probability: float, freedom: float) -> float:
     """Where Student's distribution has `probability` > 1/2 below it, by bisection."""
     low, high = 0.0, 1.0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from seeded import seeded
 
 from dynamoc.compiler.campaign.limits import read_limit
 from dynamoc.launcher.analysis.max_load import max_load
@@ -18,8 +17,7 @@ def checks(time_ms: float) -> list[Check]:
     return [Check(LIMIT, time_ms, time_ms)]
 
 
-@settings(max_examples=1_000, deadline=None, database=None)
-@given(st.integers(0, 2**63))
+@seeded(1_000)
 def test_every_load_up_to_the_feasible_one_kept_it_and_the_next_did_not(seed: int) -> None:
     draw = random.Random(seed)
     measured = [(float(draw.randrange(8)), draw.choice((50.0, 150.0))) for _ in range(draw.randrange(10))]

@@ -7,13 +7,11 @@ import random
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from seeded import seeded
 
 from dynamoc.launcher.analysis.pareto import frontier
 
 NUMBERS = [*map(float, range(5)), 0.5, -0.0, *map(float, range(5)), math.inf, -math.inf, math.nan]
-SEEDS = st.integers(0, 2**63)
 
 
 def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -22,8 +20,7 @@ def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 @pytest.mark.parametrize("values", [2, 3])
 def test_the_frontier_is_that_of_all_pairs(values: int) -> None:
-    @settings(max_examples=5_000, deadline=None, database=None)
-    @given(SEEDS)
+    @seeded(5_000)
     def check(seed: int) -> None:
         draw = random.Random(seed)
         points = [tuple(draw.choices(NUMBERS, k=values)) for _ in range(draw.randrange(13))]

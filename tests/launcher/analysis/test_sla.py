@@ -6,9 +6,8 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from result_rows import row, spread
+from seeded import seeded
 
 from dynamoc.compiler.campaign.limits import STATISTICS, Limit, read_limit
 from dynamoc.launcher.analysis.attainment import attainment, goodput_per_s, statistic_of
@@ -32,8 +31,7 @@ def brute_percentile(values: list[float], share: int) -> float:
     return ordered[whole] * (100 - rest) / 100 + ordered[whole + 1] * rest / 100
 
 
-@settings(max_examples=10_000, deadline=None, database=None)
-@given(st.integers(0, 2**63))
+@seeded(10_000)
 def test_statistics_and_brackets_equal_all_requests_with_failures_as_infinite(seed: int) -> None:
     draw = random.Random(seed)
     failing, statistic = draw.choice((0.0, 0.03, 0.3)), draw.choice(STATISTICS)
@@ -50,31 +48,25 @@ def test_statistics_and_brackets_equal_all_requests_with_failures_as_infinite(se
         assert low == high == pytest.approx(expected, abs=1e-3)
 
 
-RECORDS = st.lists(
-    st.builds(
-        lambda ttft, rest, osl, error: RequestRecord(
-            index=0,
-            started=0.0,
-            e2e_ms=float(ttft + rest),
-            input_tokens=4,
-            output_tokens=osl,
-            ttft_ms=float(ttft),
-            token_ms=(float(ttft), float(ttft + rest)),
-            error="refused" if error else None,
-        ),
-        st.integers(0, 20),
-        st.integers(0, 60),
-        st.integers(1, 4),
-        st.booleans(),
-    ),
-    min_size=1,
-    max_size=10,
-)
+def random_record(draw: random.Random) -> RequestRecord:
+    ttft, rest = float(draw.randint(0, 20)), float(draw.randint(0, 60))
+    return RequestRecord(
+        index=0,
+        started=0.0,
+        e2e_ms=ttft + rest,
+        input_tokens=4,
+        output_tokens=draw.randint(1, 4),
+        ttft_ms=ttft,
+        token_ms=(ttft, ttft + rest),
+        error=draw.choice(("refused", None)),
+    )
 
 
-@settings(max_examples=1_000, deadline=None, database=None)
-@given(records=RECORDS, ttft=st.integers(0, 20), tpot=st.integers(0, 30))
-def test_attainment_and_goodput_count_requests_one_by_one(records: list[RequestRecord], ttft: int, tpot: int) -> None:
+@seeded(10_000)
+def test_attainment_and_goodput_count_requests_one_by_one(seed: int) -> None:
+    draw = random.Random(seed)
+    records = [random_record(draw) for _ in range(draw.randint(1, 10))]
+    ttft, tpot = draw.randint(0, 20), draw.randint(0, 30)
     good = fast = 0
     for record in records:
         if record.error is None:

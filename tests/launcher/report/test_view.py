@@ -7,10 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from report_samples import measured, samples
 from result_rows import row, spread
+from seeded import seeded
 
 from dynamoc.compiler.campaign.limits import read_limit
 from dynamoc.launcher.report.point_view import link_to, name_of
@@ -118,8 +117,7 @@ def test_a_link_is_relative_and_never_a_scheme() -> None:
     assert link_to(Path("/reports/a b"), HERE) == "./a%20b"
 
 
-@settings(max_examples=2_000, deadline=None, database=None)
-@given(st.integers(0, 2**63))
+@seeded(500)
 def test_frontiers_equal_all_pairs_of_valid_points(seed: int) -> None:
     """Over random tables of good, failed and limited points of two workloads."""
     draw = random.Random(seed)
