@@ -1,18 +1,27 @@
-"""One thread that carries out work on a device, and starts the next piece before the last one has ended."""
+"""Work for a device, driven by the event loop: the next piece is started before the last one has ended.
+
+To wake a thread, or an event loop that sleeps, takes as long as the device takes for 70 MB. So the loop itself starts
+work, and looks for its end without pause while bytes move; while the device still computes what is to be moved, a
+thread looks instead.
+"""
 
 from __future__ import annotations
 
-import os
+import asyncio
+import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dynamoc.runtime.kv.cuda.device import PAUSE_S, SPIN_S
 
 AHEAD = 1
-"""Batches started while another runs, so that the device never waits for this thread."""
+"""Batches started while another runs, so that the device never waits for the event loop."""
+LOOK_S = 0.1
+"""Between two looks at work that a thread waits for."""
 T = TypeVar("T")
 
 
@@ -22,6 +31,11 @@ class Work(Protocol):
     @property
     def under_way(self) -> int:
         """Batches that were started and have not ended."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether the device has yet to do what comes before it. Read by a thread too."""
         ...
 
     def start(self) -> bool:
@@ -38,69 +52,83 @@ class Work(Protocol):
 
 
 class Line:
-    """Work in the order in which it was given, one batch after another whosesoever they are.
+    """Work in the order in which it was given, one batch after another whosesoever they are. Of one event loop.
 
     What was cancelled before its first batch never starts; what has begun ends only when the device has.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kv-push")
+        self._thread = ThreadPoolExecutor(2, thread_name_prefix="kv-push")  # one waits, one makes calls
         self._waiting: deque[tuple[Work, Future[int]]] = deque()
         self._begun: list[tuple[Work, Future[int]]] = []
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._is_called = self._is_watched = False
         self._more = False
         """Whether the last that was begun may have more batches to start."""
         self._moved_at = 0.0
         """When something happened last."""
+        self._next_turn: asyncio.Handle | None = None
 
     def add(self, work: Work) -> Future[int]:
-        """Carry it out; its future ends as `Work.end` says."""
+        """Carry it out, from now on if there is room; its future ends as `Work.end` says."""
         future: Future[int] = Future()
         self._waiting.append((work, future))
-        self._thread.submit(self._until, future)
+        self._turn()
         return future
 
     def run(self, call: Callable[[], T]) -> Future[T]:
-        """Call in the thread, while nothing is under way; work given before may not have begun."""
-        return self._thread.submit(self._alone, call)
+        """Call in a thread while nothing is under way, and before work that has not begun."""
+        future: Future[T] = Future()
+        self._calls.append((call, future))
+        self._turn()
+        return future
 
     def close(self) -> None:
-        """Wait for all of it."""
+        """Let go of the threads. All that was given must be over."""
         self._thread.shutdown()
 
-    # ---- in the thread --------------------------------------------------------------------------------------
+    # ---- inside ---------------------------------------------------------------------------------------------
 
-    def _until(self, future: Future[int]) -> None:
-        self._moved_at = time.monotonic()
-        while not future.done():
-            self._turn(begin=True)
-
-    def _alone(self, call: Callable[[], T]) -> T:
-        while self._begun:
-            self._turn(begin=False)
-        return call()
-
-    def _turn(self, *, begin: bool) -> None:
-        """Start one batch if there is room, take in what has ended; wait a little if there was nothing to do."""
-        moved = self._start(begin=begin)
+    def _turn(self) -> None:
+        """Start one batch if there is room, take in what has ended; see to the next turn."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        moved = self._start()
         for work, _ in self._begun:
             moved |= work.look()
         moved |= self._end()
         now = time.monotonic()
         if moved:
             self._moved_at = now
-        elif now - self._moved_at < SPIN_S:
-            os.sched_yield()  # sleep(0) costs the 50 µs of a timer's slack
-        else:
-            time.sleep(PAUSE_S)
+        self._see_to_next(now)
 
-    def _start(self, *, begin: bool) -> bool:
+    def _see_to_next(self, now: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._begun:
+            waits = self._begun[0][0].waits
+            if now == self._moved_at or (not waits and now - self._moved_at < SPIN_S):
+                self._next_turn = loop.call_soon(self._turn)
+                return
+            if waits and not self._is_watched:
+                self._is_watched = True
+                self._in_thread(loop, functools.partial(_watch, self._begun[0][0]), self._has_watched)
+            # What is no longer wanted has to be seen while the device keeps it.
+            self._next_turn = loop.call_later(LOOK_S if waits else PAUSE_S, self._turn)
+        elif self._calls and not self._is_called:
+            self._is_called = True
+            self._in_thread(loop, functools.partial(_call, *self._calls.popleft()), self._has_called)
+        elif now == self._moved_at:
+            self._next_turn = loop.call_soon(self._turn)
+
+    def _start(self) -> bool:
         """One batch; whether there was anything to start."""
         if sum(work.under_way for work, _ in self._begun) > AHEAD:
             return False
         if self._more:
             self._more = self._begun[-1][0].start()
             return True
-        if not begin or not self._waiting:
+        if not self._waiting or self._calls or self._is_called:
             return False
         work, future = self._waiting.popleft()
         if future.set_running_or_notify_cancel():
@@ -116,3 +144,33 @@ class Line:
         for work, future in over:
             work.end(future)
         return bool(over)
+
+    def _in_thread(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None], after: Callable[[], None]) -> None:
+        def tell(_: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(after)
+
+        self._thread.submit(call).add_done_callback(tell)
+
+    def _has_watched(self) -> None:
+        self._is_watched = False
+        self._moved_at = time.monotonic()
+        self._turn()
+
+    def _has_called(self) -> None:
+        self._is_called = False
+        self._turn()
+
+
+def _watch(work: Work) -> None:
+    while work.waits:
+        time.sleep(PAUSE_S)
+
+
+def _call(call: Callable[[], Any], future: Future[Any]) -> None:
+    """Its outcome is the future's."""
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  (whoever waits gets it)
+            future.set_exception(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import deque
@@ -19,8 +18,10 @@ from dynamoc.runtime.kv.transfer.walk import Walk
 from dynamoc.runtime.transports.nvlink_peer import NvlinkPeer
 from dynamoc.runtime.transports.transfer import Stopped, ThreadedTransfer
 
-BATCH_BYTES = 256 << 20
+BATCH_BYTES = 1 << 30
 """Copied between two looks at deadline, cancellation and peer; what is started on a device runs to its end."""
+FIRST_RUNS = 8192
+"""Of many runs, so many go first: the device moves them while the tables of the rest are made."""
 REMIND_S = 10.0
 
 log = logging.getLogger("dynamoc.transports.nvlink")
@@ -44,11 +45,13 @@ class Push:
     after: int | None
     sums: bool = True
     _next: int = 0
-    _started: deque[tuple[slice, Copy]] = field(default_factory=deque)
+    _started: deque[Copy] = field(default_factory=deque)
     _failure: Exception | None = None
     _waits: bool = field(init=False)
     """Whether `after` has not been seen to pass."""
     _remind_at: float = 0.0
+    _is_mapped: bool = False
+    """Whether memory for the sums was touched: the system clears it while the device works, not when it is done."""
 
     def __post_init__(self) -> None:
         self._waits = self.after is not None
@@ -58,18 +61,25 @@ class Push:
         """Batches on the device."""
         return len(self._started)
 
+    @property
+    def waits(self) -> bool:
+        """Whether `after` has yet to pass."""
+        self._see_source()
+        return self._waits
+
     def start(self) -> bool:
         """Start the next batch."""
         count = len(self.transfer.pairs)
         if self._failure is not None or self._next >= count:
             return False
-        part = slice(self._next, min(self._next + self._step, count))
+        step = self._step if self._next else min(self._step, FIRST_RUNS)
+        part = slice(self._next, min(self._next + step, count))
         try:
             self.transfer.check()
             self.peer.check()
             if self.after is not None and not self._next:
                 self.copier.after(self.after)
-            self._started.append((part, self._copy(part)))
+            self._started.append(self._copy(part))
         except Exception as error:  # noqa: BLE001  (whoever waits gets it)
             self._failure = error
             return False
@@ -77,15 +87,16 @@ class Push:
         return True
 
     def look(self) -> bool:
-        """Keep the sums of batches that are done, and see whether the rest is still wanted."""
+        """Let go of batches that are done, their sums kept, and see whether the rest is still wanted."""
+        if not self._is_mapped:
+            self._is_mapped = True
+            self.transfer.checksums.fill(0)
         before = (self._waits, self._failure, self.under_way)
         self._see_whether_wanted()
         self._see_source()
         try:
-            while self._started and self._started[0][1].is_done():
-                part, copy = self._started.popleft()
-                if copy.sums is not None:
-                    self.transfer.checksums[part] = copy.sums
+            while self._started and self._started[0].is_done():
+                self._started.popleft()
         except DeviceError as error:  # such a device writes nothing any more
             self._failure = self._failure or error
             self._started.clear()
@@ -116,22 +127,25 @@ class Push:
         return min(SLOT_RUNS, max(1, BATCH_BYTES // self._size))
 
     def _copy(self, part: slice) -> Copy:
-        pairs, stride = self.transfer.pairs, self.pool.layout.block_bytes
-        source = Runs(self.pool.address, stride, pairs.sources[part].astype(np.uint64))
-        target = Runs(self.peer.address, stride, pairs.destinations[part].astype(np.uint64))
+        pairs, stride, into = self.transfer.pairs, self.pool.layout.block_bytes, self.transfer.checksums[part]
+        source = Runs(self.pool.address, stride, pairs.sources[part].view(np.uint64))
+        target = Runs(self.peer.address, stride, pairs.destinations[part].view(np.uint64))
         remaining_s = max(self.transfer.remaining_s, 0.0)
         if self.way is not None:
             target = target._replace(stride=self.way.target_stride)
-            return self.copier.copy_slices(self.way, source, target, sums=self.sums, deadline_s=remaining_s)
+            return self.copier.copy_slices(self.way, source, target, sums=self.sums, into=into, deadline_s=remaining_s)
         source, target = (side._replace(base=side.base + self.span.start) for side in (source, target))
-        return self.copier.copy(source, target, self.span.size, sums=self.sums, deadline_s=remaining_s)
+        return self.copier.copy(source, target, self.span.size, sums=self.sums, into=into, deadline_s=remaining_s)
 
     def _see_source(self) -> None:
-        """Note when `after` has passed."""
+        """Note when `after` has passed; that a device failed is seen by what was started after it."""
         if self._waits and self.after is not None:
-            with contextlib.suppress(DeviceError):  # what was started after it fails too, and says so
-                if has_passed(self.after):
-                    self._waits, self.transfer.ready_at = False, time.monotonic()
+            try:
+                if not has_passed(self.after):
+                    return
+            except DeviceError:
+                pass
+            self._waits, self.transfer.ready_at = False, time.monotonic()
 
     def _see_whether_wanted(self) -> None:
         """Past the deadline, or cancelled: begin nothing more. Say so if the device does not end what it has."""

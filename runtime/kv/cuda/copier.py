@@ -80,23 +80,40 @@ class Copier:
             self._launch_on, self.stream = _stream()
 
     def copy(
-        self, source: Runs, destination: Runs, run_bytes: int, *, sums: bool = False, deadline_s: float = 10
+        self,
+        source: Runs,
+        destination: Runs,
+        run_bytes: int,
+        *,
+        sums: bool = False,
+        into: Table | None = None,
+        deadline_s: float = 10,
     ) -> Copy:
-        """Start to copy run i of `source` onto run i of `destination`; waits only for staging slots."""
+        """Start to copy run i of `source` onto run i of `destination`; waits only for staging slots.
+
+        The sums go into rows of `into`, [runs, 2], if it is given.
+        """
         words, kernel = _whole(run_bytes), "copy_and_sum_runs" if sums else "copy_runs"
-        return self._start(kernel, source, destination, run_bytes, words, deadline_s)
+        return self._start(kernel, source, destination, run_bytes, words, deadline_s, into)
 
     def sum(self, runs: Runs, run_bytes: int, *, deadline_s: float = 10) -> Copy:
         """Start to sum the runs where they are."""
         return self._start("sum_runs", runs, runs, run_bytes, _whole(run_bytes), deadline_s)
 
     def copy_slices(
-        self, walk: Walk, source: Runs, destination: Runs, *, sums: bool = False, deadline_s: float = 10
+        self,
+        walk: Walk,
+        source: Runs,
+        destination: Runs,
+        *,
+        sums: bool = False,
+        into: Table | None = None,
+        deadline_s: float = 10,
     ) -> Copy:
         """Start to copy the slice of block i of `source` onto that of block i of `destination`; runs are blocks."""
         kernel = "copy_and_sum_slices" if sums else "copy_slices"
         from_, to = _moved(source, walk.source), _moved(destination, walk.target)
-        return self._start(kernel, from_, to, walk.size, _words(walk), deadline_s)
+        return self._start(kernel, from_, to, walk.size, _words(walk), deadline_s, into)
 
     def sum_slices(self, walk: Walk, blocks: Runs, *, deadline_s: float = 10) -> Copy:
         """Start to sum the slice of each block where it is; the walk's source says where that is."""
@@ -113,18 +130,29 @@ class Copier:
         self._ring.close(deadline_s)
 
     def _start(
-        self, kernel: str, source: Runs, destination: Runs, size: int, words: tuple[Any, ...], deadline_s: float
+        self,
+        kernel: str,
+        source: Runs,
+        destination: Runs,
+        size: int,
+        words: tuple[Any, ...],
+        deadline_s: float,
+        into: Table | None = None,
     ) -> Copy:
         count = len(source.indices)
         if count != len(destination.indices):
             raise ValueError(f"{count} sources, {len(destination.indices)} destinations")
-        copy = Copy(np.empty((count, 2), np.uint64) if "sum" in kernel else None)
+        if "sum" not in kernel:
+            into = None
+        elif into is None:
+            into = np.empty((count, 2), np.uint64)
+        copy = Copy(into)
         ends_at = time.monotonic() + deadline_s
         with on_device(self.device, "start a copy"):
             for start in range(0, count, self._ring.rows):
                 part = slice(start, min(start + self._ring.rows, count))
-                into = None if copy.sums is None else copy.sums[part]
-                batch = self._ring.take(into, max(0.0, ends_at - time.monotonic()))
+                rows_of = None if copy.sums is None else copy.sums[part]
+                batch = self._ring.take(rows_of, max(0.0, ends_at - time.monotonic()))
                 copy.batches.append(batch)
                 rows = part.stop - part.start
                 batch.slot.indices[0, :rows] = source.indices[part]

@@ -41,7 +41,7 @@ class BlockPairs:
             ("source", self.sources, "my pool", sources),
             ("destination", self.destinations, "a pool", destinations),
         ):
-            if blocks.size and not 0 <= blocks.min() <= blocks.max() < count:
+            if blocks.size and blocks.view(np.uint64).max() >= count:  # a negative one is the largest of all
                 outside = blocks[(blocks < 0) | (blocks >= count)]
                 return f"{what} block {outside[0]} is outside {pool} of {count} blocks"
         named = np.zeros(destinations, np.bool_)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from dynamoc.runtime.kv.cuda.copier import Copier, Copy, Runs
 from dynamoc.runtime.kv.cuda.device import DeviceError
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.transfer.checksums import Table
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.transports import nvlink_push
 from dynamoc.runtime.transports.nvlink_line import Line
@@ -23,8 +24,8 @@ from dynamoc.runtime.transports.nvlink_push import Push
 from dynamoc.runtime.transports.protocol import Completion, Outcome
 from dynamoc.runtime.transports.transfer import Stopped, ThreadedTransfer
 
-LAYOUT = KvLayout(layers=2, heads=1, head_dim=1 << 20, block_size=16, dtype="uint8", item_bytes=1)
-"""64 MiB a block: four to a batch."""
+LAYOUT = KvLayout(layers=2, heads=1, head_dim=1 << 22, block_size=16, dtype="uint8", item_bytes=1)
+"""256 MiB a block: four to a batch."""
 BLOCKS = 20
 LIMIT_S = 20.0
 
@@ -39,25 +40,35 @@ class Batches(Copier):
         self.fails_at = -1
 
     def copy(
-        self, source: Runs, destination: Runs, run_bytes: int, *, sums: bool = False, deadline_s: float = 10
+        self,
+        source: Runs,
+        destination: Runs,
+        run_bytes: int,
+        *,
+        sums: bool = False,
+        into: Table | None = None,
+        deadline_s: float = 10,
     ) -> Copy:
         assert (run_bytes, sums, deadline_s >= 0) == (LAYOUT.block_bytes, True, True)
         assert (source.base, destination.base) == (1 << 40, 2 << 40)
         self.started.append(destination.indices.tolist())
-        return OneBatch(self, len(self.started), np.stack([source.indices, destination.indices], axis=1))
+        assert into is not None
+        return OneBatch(self, len(self.started), into, np.stack([source.indices, destination.indices], axis=1))
 
     def after(self, event: int) -> None:
         self.events.append(event)
 
 
 class OneBatch(Copy):
-    def __init__(self, device: Batches, number: int, sums: Any) -> None:
-        super().__init__(sums)
-        self._device, self._number = device, number
+    def __init__(self, device: Batches, number: int, into: Table, sums: Table) -> None:
+        super().__init__(into)
+        self._device, self._number, self._made = device, number, sums
 
     def is_done(self) -> bool:
         if self._number == self._device.fails_at:
             raise DeviceError("the device failed")
+        if self._number <= self._device.done and self.sums is not None:
+            self.sums[:] = self._made
         return self._number <= self._device.done
 
 
