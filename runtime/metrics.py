@@ -73,6 +73,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("dynamoc_kv_received_blocks_total", "counter", "worker", "Blocks that arrived and were verified, counted by the receiver.", ("transport",)),
     Metric("dynamoc_kv_tier_exposed_seconds", "histogram", "worker", "Time a decode worker waited for blocks of a prompt from its own tiers after all that its prefill worker wrote was verified: what computing and transfer do not hide."),
     Metric("dynamoc_kv_asked_again_total", "counter", "worker", "Prompts of which a decode worker's tiers did not bring what they held, so that the prefill worker was asked for that too."),
+    # Kept pools: what outlives a worker
+    Metric("dynamoc_kv_pool_kept", "gauge", "worker", "1 while a service keeps the KV pool beyond this process; 0 once that is gone."),
+    Metric("dynamoc_kv_recovered_blocks_total", "counter", "worker", "Blocks that an earlier life of the worker recorded in its kept pool, by what became of them: verified, wrong, orphaned, torn.", ("outcome",)),
+    Metric("dynamoc_kv_abandoned_pools_total", "counter", "worker", "Kept pools that were not taken over: other (of another model, layout or size), journal (it cannot be relied on).", ("reason",)),
     # KV tiers: copies between them are transfers too, with `transport` copy, file, object or bounce+…
     Metric("dynamoc_kv_tier_blocks", "gauge", "worker", "Blocks that a tier below the device holds.", ("tier",)),
     Metric("dynamoc_kv_tier_capacity_blocks", "gauge", "worker", "Blocks that a tier can hold.", ("tier",)),

@@ -29,6 +29,7 @@ class Mocker(OwnEngine):
             "decode_us_per_block",
             "vocab_size",
             "first_token",
+            "kv",
         ),
     )
 

@@ -26,7 +26,7 @@ class Native(OwnEngine):
         divides_model=True,
         shards_blocks=True,
         block_sizes=(8, 16, 32, 64, 128, 256),
-        arguments=("threads", "compute_dtype", "weights"),
+        arguments=("threads", "compute_dtype", "weights", "kv"),
         tiers=("host", "disk", "object"),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Step
 from dynamoc.runtime.engines.paged import PagedRunner, certain
+from dynamoc.runtime.kv.memory_service.kept import keep_as
 from dynamoc.runtime.manifest import WorkerSettings
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
@@ -26,7 +27,7 @@ class MockArguments(msgspec.Struct, frozen=True, kw_only=True):
 
     A step takes `prefill_base_ms` or `decode_step_ms` (the larger of those that apply), plus a share per computed
     prompt token, per pair of prompt tokens that attend, per decoded sequence and per KV block it reads; all divided
-    by `speedup`. Speedup 0 takes no time at all. Tokens are `first_token` … `vocab_size` - 1.
+    by `speedup`. Speedup 0 takes no time at all. Tokens are `first_token` … `vocab_size` - 1. `kv` as of `native`.
     """
 
     speedup: Time = 1.0
@@ -38,6 +39,7 @@ class MockArguments(msgspec.Struct, frozen=True, kw_only=True):
     decode_us_per_block: Time = 0.5
     vocab_size: Annotated[int, msgspec.Meta(ge=1, le=2**32)] = 32_000
     first_token: Annotated[int, msgspec.Meta(ge=0)] = 1_000
+    kv: Literal["private", "kept"] = "private"
 
 
 class MockRunner(PagedRunner):
@@ -47,8 +49,8 @@ class MockRunner(PagedRunner):
 
     def __init__(self, settings: WorkerSettings, model_folder: Path) -> None:
         del model_folder  # there are no weights
-        super().__init__(settings.kv)
         arguments = read_arguments("mocker", settings.args, MockArguments)
+        super().__init__(settings.kv, keep_as("mocker", settings) if arguments.kv == "kept" else None)
         if arguments.first_token >= arguments.vocab_size:
             text = f"first_token {arguments.first_token} must be below vocab_size {arguments.vocab_size}"
             raise ValueError(f"engine `mocker`: wrong argument: {text}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dynamoc.runtime.engines.native.sequence import Sampled, Step
 from dynamoc.runtime.engines.pages import Pages, page_layout
 from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.memory_service.kept import KeptPool, KeptShape
 from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.manifest import KvSettings
 from dynamoc.runtime.plane.messages import TokenLogprob
@@ -15,7 +16,10 @@ from dynamoc.runtime.plane.messages import TokenLogprob
 class PagedRunner:
     """A `Runner` but for `execute` and the end-of-sequence tokens."""
 
-    def __init__(self, kv: KvSettings) -> None:
+    def __init__(self, kv: KvSettings, keep_as: str | None = None) -> None:
+        """`keep_as`: what the pages mean, if they are to outlive this process."""
+        self.kept: KeptPool | None = None
+        self._keep_as = keep_as
         self._blocks = kv.blocks
         self._layout = page_layout(kv.block_size)
         self._pool: HostPool | None = None
@@ -23,7 +27,9 @@ class PagedRunner:
 
     def load(self, progress: Callable[[float, str], None]) -> None:
         """Make the pool."""
-        self._pool = HostPool(self._layout, self._blocks)
+        if self._keep_as is not None:
+            self.kept = KeptPool(KeptShape(self._layout, self._blocks, self._keep_as))
+        self._pool = self.kept.pool if self.kept is not None else HostPool(self._layout, self._blocks)
         self._pages = Pages(self._pool)
         progress(1.0, "pool")
 
@@ -39,7 +45,9 @@ class PagedRunner:
     def close(self) -> None:
         """Give the pool back."""
         self._pages = None
-        if self._pool is not None:
+        if self.kept is not None:
+            self.kept.close()
+        elif self._pool is not None:
             self._pool.close()
 
     def read_and_write(self, step: Step) -> list[int]:

@@ -119,6 +119,45 @@ class StepReport:
     """The engine cannot go on: the worker must fail its requests and exit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What became of the blocks that were recorded in a kept pool. `lost_because`: why there were none, if it is known.
+
+    `wrong` blocks did not hold what was recorded; `orphaned` ones follow a block that is not there; `torn` records were
+    half written.
+    """
+
+    verified: int = 0
+    wrong: int = 0
+    orphaned: int = 0
+    torn: int = 0
+    lost_because: str = ""
+
+
+class Keeping(Protocol):
+    """A pool that outlives this process, as its worker sees it. Writers are processes as transports encode them."""
+
+    recovery: Recovery
+    writers: tuple[bytes, ...]
+    """Who may still be writing to blocks that an earlier life lent; those blocks wait for `readmit`."""
+
+    def admit(self, writer: bytes) -> None:
+        """Call before anything is asked of a process that writes straight into the pool."""
+        ...
+
+    def dismiss(self, writer: bytes) -> None:
+        """It writes nothing any more, and will be asked for nothing."""
+        ...
+
+    def readmit(self) -> None:
+        """None of `writers` writes what an earlier life asked for."""
+        ...
+
+    def is_kept(self) -> bool:
+        """Whether there is still somebody who keeps the pool."""
+        ...
+
+
 class Engine(Protocol):
     """What computes. One instance a worker."""
 
@@ -134,6 +173,10 @@ class Engine(Protocol):
 
     def pool(self) -> Pool:
         """The pool that peers may write to; after `load`."""
+        ...
+
+    def keeping(self) -> Keeping | None:
+        """The pool's life beyond this process's, if it has one; after `load`."""
         ...
 
     def start(self, on_step: Callable[[StepReport], None], on_written: Callable[[Written], None] | None = None) -> None:

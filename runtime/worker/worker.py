@@ -15,6 +15,7 @@ from dynamoc.runtime.process import Context
 from dynamoc.runtime.transports.protocol import Transport
 from dynamoc.runtime.transports.registry import make_transport
 from dynamoc.runtime.worker.decode import DecodeService
+from dynamoc.runtime.worker.inheritance import Inheritance
 from dynamoc.runtime.worker.prefill import PrefillService
 from dynamoc.runtime.worker.prefill_peer import PrefillPeer
 from dynamoc.runtime.worker.report import write_report
@@ -68,6 +69,7 @@ class Worker:
         )
         self._server: PlaneServer | None = None
         self._router: RouterLink | None = None
+        self._inheritance: Inheritance | None = None
         self._peers: dict[str, PrefillPeer] = {}
         self._ports: dict[str, int] = {}
         self._is_ready = False
@@ -91,6 +93,7 @@ class Worker:
                 loop.call_soon_threadsafe(self._prefill.written, written)
 
         self._engine.start(on_step, None if self._prefill is None else on_written)
+        self._inherit()
         host, port = context.endpoint(identity.name, "plane")
         self._server = await listen(host, port, identity, context.key, self._service)
         self._ports["plane"] = self._server.port
@@ -120,6 +123,8 @@ class Worker:
             await self._decode.close()
         for peer in self._peers.values():
             await peer.close()
+        if self._inheritance is not None:
+            await self._inheritance.close()
         if self._server is not None:
             await self._server.close()
         await self._service.close(GOODBYE_S)
@@ -164,6 +169,12 @@ class Worker:
         if bound is not None:
             self._ports["kv"] = bound
 
+    def _inherit(self) -> None:
+        keeping = None if self._exchange is None else self._exchange.keeping()
+        if keeping is not None:
+            self._inheritance = Inheritance(keeping, self._transport, self._metrics, self._unkept)
+            self._inheritance.start()
+
     def _start_peers(self) -> None:
         if self._exchange is None:
             self._service.sources = self._receives_from
@@ -171,7 +182,7 @@ class Worker:
             return
         offer = AttachPool(self._transport.name, self._transport.metadata(), self._digest)
         for name in self._receives_from:
-            self._peers[name] = PrefillPeer(self._context, name, offer, self._decode, self._report_peers)
+            self._peers[name] = PrefillPeer(self._context, name, offer, self._decode, self._peers_changed)
             self._peers[name].start()
         self._service.peers = self._peers
 
@@ -219,6 +230,19 @@ class Worker:
         log.critical("%s", reason)
         self.failure = reason
         self._stop.set()
+
+    def _unkept(self) -> None:
+        """Memory of a host stays with whoever maps it; what a dead process had on a GPU need not."""
+        if self._exchange is not None and self._exchange.pool().device is not None:
+            self._fail("the memory service is gone, and with it what the KV pool is made of")
+
+    def _peers_changed(self) -> None:
+        """Nobody is asked to write before it is recorded that it may."""
+        if self._inheritance is not None:
+            for peer in self._peers.values():
+                if peer.is_attached:
+                    self._inheritance.attached(peer.writer)
+        self._report_peers()
 
     def _report_peers(self) -> None:
         """Refresh the echo report."""

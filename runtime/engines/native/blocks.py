@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import xxhash
 
@@ -32,6 +33,22 @@ class Node:
     children: dict[bytes, Node] = field(default_factory=dict)
 
 
+class Witness(Protocol):
+    """Hears what becomes of blocks, each time before it can be seen in the pool."""
+
+    def stored(self, node: Node) -> None:
+        """The block is whole, or is once the step under way has been computed."""
+        ...
+
+    def erased(self, blocks: Sequence[int]) -> None:
+        """These hold nothing any more that could be asked for, and no peer writes to them."""
+        ...
+
+    def lent(self, blocks: Sequence[int]) -> None:
+        """A peer may write to these from now on."""
+        ...
+
+
 class BlockManager:
     """The blocks of one pool.
 
@@ -49,6 +66,8 @@ class BlockManager:
         self._free = deque(range(blocks))
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._quarantined: set[int] = set()
+        self._lent: set[int] = set()
+        self.witness: Witness | None = None
         self._references = [0] * blocks
         self._nodes: list[Node | None] = [None] * blocks
         self._roots: dict[bytes, Node] = {}
@@ -159,9 +178,17 @@ class BlockManager:
             if self._references[block]:
                 continue
             if self._nodes[block] is None:
+                if block in self._lent:
+                    self._return([block])
                 self._free.append(block)
             else:
                 self._cached[block] = None
+
+    def lend(self, blocks: Sequence[int]) -> None:
+        """A peer may write to these blocks of a sequence until they hold their content, or are given back."""
+        if self.witness is not None:
+            self._lent.update(blocks)
+            self.witness.lent(blocks)
 
     def quarantine(self, blocks: Sequence[int]) -> None:
         """Keep a sequence's own, unregistered blocks out of use until `readmit`."""
@@ -172,7 +199,33 @@ class BlockManager:
     def readmit(self, blocks: Sequence[int]) -> None:
         """Nobody writes to these quarantined blocks any more."""
         self._quarantined.difference_update(blocks)
+        self._return(blocks)
         self._free.extend(blocks)
+
+    def withhold(self, blocks: Sequence[int]) -> None:
+        """Put free blocks into quarantine."""
+        self._leave_free(blocks)
+        self.quarantine(blocks)
+
+    def adopt(self, found: Mapping[int, tuple[bytes | None, bytes]]) -> set[int]:
+        """Cache what free blocks hold already: tokens, after the block of that name; those that were taken.
+
+        Left alone are those whose parent is not among them, and a second one of the same content.
+        """
+        by_parent: dict[bytes | None, list[int]] = {}
+        for block, (parent, _) in found.items():
+            by_parent.setdefault(parent, []).append(block)
+        parents: list[Node | None] = [None]
+        for parent_node in parents:
+            level = parent_node.children if parent_node else self._roots
+            followers = by_parent.pop(parent_node.name if parent_node else None, ())
+            # One after the other: each is in the level before the next is looked at.
+            parents.extend(self._link(b, parent_node, found[b][1]) for b in followers if found[b][1] not in level)
+        adopted = [node.block for node in parents if node is not None]
+        self._leave_free(adopted)
+        # Parents are before what follows them; the least recently used must be a leaf.
+        self._cached.update(dict.fromkeys(reversed(adopted)))
+        return set(adopted)
 
     def take_events(self) -> list[KvEvent]:
         """What was stored and removed since the last call, in order."""
@@ -228,7 +281,23 @@ class BlockManager:
             del self._cached[block]
         self._references[block] += 1
 
+    def _leave_free(self, blocks: Sequence[int]) -> None:
+        gone = set(blocks)
+        self._free = deque(block for block in self._free if block not in gone)
+
+    def _return(self, blocks: Sequence[int]) -> None:
+        self._lent.difference_update(blocks)
+        if self.witness is not None:
+            self.witness.erased(blocks)
+
     def _add(self, block: int, parent: Node | None, content: bytes) -> Node:
+        node = self._link(block, parent, content)
+        if self.witness is not None:
+            self._lent.discard(block)
+            self.witness.stored(node)
+        return node
+
+    def _link(self, block: int, parent: Node | None, content: bytes) -> Node:
         local = xxhash.xxh3_64_intdigest(content, SEED)
         sequence = extend(parent.sequence_hash if parent else None, local)
         node = Node(block, parent, content, local, sequence, page_name(parent.name if parent else None, content))
@@ -244,6 +313,8 @@ class BlockManager:
         del (node.parent.children if node.parent else self._roots)[node.tokens]
         self._nodes[block] = None
         self._removed.append(node.sequence_hash)
+        if self.witness is not None:
+            self.witness.erased([block])
 
     def _report_stored(self, run: list[Node]) -> None:
         if run:

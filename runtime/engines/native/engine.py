@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from dynamoc.runtime import environment
 from dynamoc.runtime.engines.native.arriving import Arriving, NotArrivedError
+from dynamoc.runtime.engines.native.keeping import Keeping
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.protocol import Runner
 from dynamoc.runtime.engines.native.scheduler import Scheduler
@@ -46,6 +47,7 @@ class CoreEngine:
         self._identity = identity or (lambda: name)
         self._device: Device | None = None
         self._stack: TierStack | None = None
+        self._keeping: Keeping | None = None
         self._runner = runner
         self._settings = settings
         self._commands: deque[Callable[[Scheduler], None]] = deque()
@@ -63,6 +65,8 @@ class CoreEngine:
         """Load the runner; its pool's size is what the scheduler goes by."""
         self._runner.load(progress)
         self._scheduler = Scheduler(self._settings, self._runner.pool().blocks, self._runner.eos_token_ids)
+        if self._runner.kept is not None:
+            self._keeping = Keeping(self._runner.kept, self._scheduler.blocks, self._post_call)
         if self._settings.cache is not None and self._settings.kv.prefix_caching:
             self._open_tiers(self._scheduler, self._settings.cache)
 
@@ -74,6 +78,10 @@ class CoreEngine:
         """The pool that peers may write to."""
         return self._runner.pool()
 
+    def keeping(self) -> Keeping | None:
+        """Between lives of the pool."""
+        return self._keeping
+
     def start(self, on_step: Callable[[StepReport], None], on_written: Callable[[Written], None] | None = None) -> None:
         """Start the thread; RuntimeError before `load` or a second time."""
         if self._scheduler is None or self._thread is not None:
@@ -82,6 +90,8 @@ class CoreEngine:
         arguments = (self._scheduler, on_step)
         self._thread = threading.Thread(target=self._run, args=arguments, name=f"engine-{self.name}", daemon=True)
         self._thread.start()
+        if self._keeping is not None:
+            self._look()  # there is something in the cache to tell of
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request."""
@@ -154,8 +164,11 @@ class CoreEngine:
         scheduler.tiering = Tiering(self._stack, scheduler.blocks, on_loaded, on_arrived)
 
     def _look(self) -> None:
-        """A copy has completed: there may be news to tell."""
+        """There may be news to tell."""
         self._post(lambda _scheduler: None)
+
+    def _post_call(self, call: Callable[[], None]) -> None:
+        self._post(lambda _scheduler: call())
 
     def _post(self, command: Callable[[Scheduler], None]) -> None:
         with self._wake:
@@ -230,6 +243,8 @@ class CoreEngine:
         steps, seconds = self._stats.steps, self._stats.step_seconds
         if step.chunks:
             steps, seconds = steps + 1, seconds + time.monotonic() - started
+        if self._keeping is not None:
+            self._keeping.flush()
         report = scheduler.take_report(steps, seconds)
         told = report.outputs or report.reserved or report.filled or report.events
         changed = bool(told or report.stats != self._stats)

@@ -7,14 +7,18 @@ from torch import Tensor
 
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.memory_service.kept import KeptPool
 from dynamoc.runtime.kv.pool import HostPool
 
 
 class KvMemory:
-    """`blocks` zeroed blocks. `tensor` is flat, of the pool's dtype; it must not outlive `close`."""
+    """A pool of zeroed blocks, or one that is `kept`. `tensor` is flat, of `dtype`; it must not outlive `close`."""
 
-    def __init__(self, layout: KvLayout, blocks: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.pool = HostPool(layout, blocks) if device.type == "cpu" else DevicePool(layout, blocks, device.index or 0)
+    def __init__(
+        self, layout: KvLayout, blocks: int, dtype: torch.dtype, device: torch.device, kept: KeptPool | None = None
+    ) -> None:
+        self.pool = kept.pool if kept is not None else _private(layout, blocks, device)
+        self._kept = kept
         self.tensor = _over(self.pool).view(dtype)
 
     def close(self) -> None:
@@ -22,7 +26,11 @@ class KvMemory:
         del self.tensor
         if isinstance(self.pool, DevicePool):
             torch.cuda.synchronize(self.pool.device)
-        self.pool.close()
+        (self._kept or self.pool).close()
+
+
+def _private(layout: KvLayout, blocks: int, device: torch.device) -> HostPool | DevicePool:
+    return HostPool(layout, blocks) if device.type == "cpu" else DevicePool(layout, blocks, device.index or 0)
 
 
 def _over(pool: HostPool | DevicePool) -> Tensor:

@@ -9,6 +9,7 @@ from dynamoc.runtime.engines.native.arriving import Arriving
 from dynamoc.runtime.engines.native.progress import StepProgress
 from dynamoc.runtime.engines.native.sequence import Sampled, Step
 from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.memory_service.kept import KeptPool
 from dynamoc.runtime.kv.pool import Pool
 
 
@@ -16,6 +17,8 @@ class Runner(Protocol):
     """Executes steps: with real weights (`native`), with a clock (`mocker`), or by echoing (`echo`)."""
 
     eos_token_ids: frozenset[int]
+    kept: KeptPool | None
+    """The pool and its journal, if it outlives this process; after `load`."""
 
     def load(self, progress: Callable[[float, str], None]) -> None:
         """Blocking: make the model and the pool ready."""

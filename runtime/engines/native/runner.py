@@ -26,6 +26,7 @@ from dynamoc.runtime.engines.native.sequence import Chunk, Sampled, Sequence, St
 from dynamoc.runtime.engines.native.shared_weights import SharedWeights, identity_of
 from dynamoc.runtime.engines.native.weights import TensorSource, Weights
 from dynamoc.runtime.kv.layout import KvLayout
+from dynamoc.runtime.kv.memory_service.kept import KeptPool, KeptShape, keep_as
 from dynamoc.runtime.kv.pool import Pool
 from dynamoc.runtime.manifest import WorkerSettings
 from dynamoc.runtime.plane.messages import Sampling
@@ -44,11 +45,13 @@ class NativeArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `compute_dtype` `auto` computes 16-bit weights in float32 where the processor has no instructions for them; what
     was chosen is logged, and the KV pool keeps its declared dtype in any case. `threads` 0 means OMP_NUM_THREADS.
     `weights` `shared`: they outlive this process, and are there once for all workers of the run on a device or host.
+    `kv` `kept`: the pool outlives it too, and the next life of the worker finds again what was in its prefix cache.
     """
 
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     weights: Literal["private", "shared"] = "private"
+    kv: Literal["private", "kept"] = "private"
 
 
 class TorchRunner:
@@ -68,6 +71,7 @@ class TorchRunner:
         self._attention: SdpaAttention | None = None
         self._memory: KvMemory | None = None
         self._shared: SharedWeights | None = None
+        self.kept: KeptPool | None = None
         self._events: deque[torch.cuda.Event] = deque()
 
     def load(self, progress: Callable[[float, str], None]) -> None:
@@ -75,11 +79,18 @@ class TorchRunner:
         _set_threads(self.arguments.threads)
         with torch.inference_mode():
             self.model = self._build(lambda done: progress(0.8 * done, "weights"))
-        self._memory = KvMemory(self._layout, self.settings.kv.blocks, DTYPES[self._layout.dtype], self.device)
+        blocks, dtype = self.settings.kv.blocks, DTYPES[self._layout.dtype]
+        if self.arguments.kv == "kept":
+            self.kept = KeptPool(self._kept_shape(blocks))
+        self._memory = KvMemory(self._layout, blocks, dtype, self.device, self.kept)
         self._attention = SdpaAttention(self._memory.tensor, self._layout, self.config.heads, self.dtype)
         progress(0.9, "warm-up")
         self._warm_up()
         progress(1.0, "ready")
+
+    def _kept_shape(self, blocks: int) -> KeptShape:
+        identity = keep_as(f"native {identity_of(self.folder, self.dtype)}", self.settings)
+        return KeptShape(self._layout, blocks, identity, None if self.device.type == "cpu" else self.device.index or 0)
 
     def _build(self, progress: Callable[[float], None]) -> Llama:
         def build(tensors: TensorSource, make: MakeLinear) -> Llama:
@@ -169,7 +180,7 @@ class TorchRunner:
             self._shared = None
 
     def _warm_up(self) -> None:
-        """A prefill and a decode in block 0, so that the first request does not pay for first-time set-up."""
+        """A prefill and a decode, so that the first request pays for no first-time set-up; the pool stays as it is."""
         tokens = min(
             WARM_UP_TOKENS, self.settings.context_length - 1, self._layout.block_size * self.settings.kv.blocks - 1
         )
@@ -177,10 +188,12 @@ class TorchRunner:
             return
         blocks = list(range(-(-(tokens + 1) // self._layout.block_size)))
         sequence = Sequence(0, [0] * (tokens + 1), tokens, Sampling(max_tokens=1, temperature=0.0), blocks=blocks)
+        assert self._memory is not None
+        used = self._memory.tensor[: len(blocks) * self._layout.block_bytes // self._layout.item_bytes]
+        before = used.clone()
         self.execute(Step((Chunk(sequence, 0, tokens, sample=True),)))
         self.execute(Step((Chunk(sequence, tokens, 1, sample=True),)))
-        assert self._memory is not None
-        self._memory.tensor[: len(blocks) * self._layout.block_bytes // self._layout.item_bytes].zero_()
+        used.copy_(before)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

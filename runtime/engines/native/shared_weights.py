@@ -16,7 +16,7 @@ from dynamoc.runtime.engines.native.weights import TensorSource
 from dynamoc.runtime.kv.memory_service.layout import TensorPlace
 from dynamoc.runtime.kv.memory_service.lock import Mode
 from dynamoc.runtime.kv.memory_service.memory import MemoryServiceError, memory_of
-from dynamoc.runtime.kv.memory_service.place import Place
+from dynamoc.runtime.kv.memory_service.place import Place, where_is
 from dynamoc.runtime.kv.memory_service.session import Session
 from dynamoc.runtime.kv.memory_service.tensors import dtype_name, view
 
@@ -36,7 +36,7 @@ class SharedWeights:
         if run_dir is None:
             raise ValueError("`weights: shared` needs a run folder, whose key the sharing workers have in common")
         ordinal = None if device.type == "cpu" else device.index or 0
-        self._place = Place(Path(run_dir), _where(ordinal), ordinal)
+        self._place = Place(Path(run_dir), where_is(ordinal), ordinal)
         self._memory = memory_of(ordinal)
         self._limit_s = limit_s
         self._session: Session | None = None
@@ -136,11 +136,3 @@ def identity_of(folder: Path, dtype: torch.dtype) -> str:
 
 def _name(names: list[str], dtype: torch.dtype | None) -> str:
     return f"{'+'.join(names)}:{dtype or 'stored'}"
-
-
-def _where(ordinal: int | None) -> str:
-    if ordinal is None:
-        return "cpu"
-    from dynamoc.runtime.kv.cuda.device import bus_address
-
-    return bus_address(ordinal)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynamoc.runtime.kv.memory_service.memory import MemoryServiceError, memory_of
 from dynamoc.runtime.kv.memory_service.owner import Owner
+from dynamoc.runtime.kv.memory_service.shelf import Shelf
 from dynamoc.runtime.process import set_up_logging
 
 
@@ -37,7 +38,7 @@ def _own(options: argparse.Namespace, key: bytes, listening: Callable[[], None])
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     try:
         ended = os.pidfd_open(options.until)
-        owner = Owner(options.socket, key, memory_of(options.device))
+        owner = Owner(options.socket, key, memory_of(options.device), Shelf(options.device))
     except (OSError, MemoryServiceError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,10 +1,13 @@
 """What a session and the owner say to each other: one frame each, with file descriptors beside it.
 
 A session opens; as a writer it allocates, then commits, and is a reader from then on. A reader gets the layout and the
-descriptors of all allocations. The session is its connection: with that it ends.
+descriptors of all allocations. Or a session keeps: it gets the pool of its name, to read and to write, until it ends.
+The session is its connection: with that it ends.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
@@ -59,10 +62,35 @@ class Descriptors(_Frame, frozen=True):
     count: int
 
 
+Was = Literal["found", "new", "other"]
+"""Of a kept pool: it was there, there was none, or there was one of something else, which is gone."""
+
+
+class Keep(_Frame, frozen=True):
+    """Ask for the pool of this name, for oneself; wait at most so long for the one who has it.
+
+    One with another `identity`, or any with `fresh`, is dropped first, and what is there is all zeros then.
+    """
+
+    name: str
+    identity: str
+    pool_bytes: int
+    journal_bytes: int
+    fresh: bool
+    limit_s: float
+
+
+class Kept(_Frame, frozen=True):
+    """The pool, by a descriptor or a device's `handle`; then the journal's descriptor."""
+
+    was: Was
+    handle: bytes
+
+
 class Refused(_Frame, frozen=True):
     """Why not. The session ends."""
 
     reason: str
 
 
-Frame = Open | Writing | Allocate | Allocated | Commit | Reading | Descriptors | Refused
+Frame = Open | Writing | Allocate | Allocated | Commit | Reading | Descriptors | Keep | Kept | Refused

@@ -1,12 +1,14 @@
 """The owner: keeps allocations alive across the ends of those who use them, and says who may use them when.
 
 One thread a session. A session is its connection: when that ends, however it does, the lock is free again and what it
-wrote without a commit is gone. What was committed stays until a writer begins anew or the owner ends.
+wrote without a commit is gone. What was committed stays until a writer begins anew or the owner ends. What a session
+keeps stays as it left it, for the next one of its name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -14,7 +16,9 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from dynamoc.runtime.kv.memory_service import wire
 from dynamoc.runtime.kv.memory_service.layout import Layout, LayoutError
@@ -25,11 +29,14 @@ from dynamoc.runtime.kv.memory_service.messages import (
     Allocated,
     Commit,
     Descriptors,
+    Keep,
+    Kept,
     Open,
     Reading,
     Refused,
     Writing,
 )
+from dynamoc.runtime.kv.memory_service.shelf import Shelf
 
 MAX_SESSIONS = 64
 MAX_ALLOCATIONS = 4096
@@ -39,15 +46,17 @@ ROOM_LOOK_S = 0.5
 _CREDENTIALS = struct.Struct("3i")
 
 log = logging.getLogger("dynamoc.memory_service")
+T = TypeVar("T")
 
 
 class Owner:
     """Serves one socket, which nobody but this user may open, until `close`."""
 
-    def __init__(self, path: Path, key: bytes, memory: Memory) -> None:
+    def __init__(self, path: Path, key: bytes, memory: Memory, shelf: Shelf) -> None:
         """OSError if the socket cannot be bound."""
         self._key = key
         self._memory = memory
+        self._shelf = shelf
         self._lock = Lock()
         self._allocations: list[tuple[int, int]] = []
         """Descriptor and size; for the session with the write lock, or frozen. Guarded by the lock."""
@@ -85,6 +94,7 @@ class Owner:
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join(wire.FRAME_LIMIT_S)
         self._drop()
+        self._shelf.close()
 
     def _accept(self) -> socket.socket | None:
         """The next connection; None when closing."""
@@ -112,8 +122,10 @@ class Owner:
     def _serve(self, session: str, connection: socket.socket) -> None:
         opening, fds = wire.receive(connection)
         _close(fds)
+        if isinstance(opening, Keep):
+            self._keep(session, connection, opening)
         if not isinstance(opening, Open):
-            raise wire.WireError("a session begins with Open")
+            raise wire.WireError("a session begins with Open or Keep")
         mode = self._lock.take(session, opening.mode, opening.limit_s, lambda: _is_open(connection))
         log.info("%s has the %s lock", session, mode)
         if mode is Mode.WRITE:
@@ -123,6 +135,16 @@ class Owner:
         self._share(connection)
         wire.receive(connection, None)  # a reader says nothing more: this can only be its end
         raise wire.WireError("a reader has nothing to say")
+
+    def _keep(self, session: str, connection: socket.socket, asked: Keep) -> NoReturn:
+        """Lend a pool until the session ends: all threads of the process that had it are past writing then."""
+        was, item = self._shelf.take(
+            session, asked, lambda: _is_open(connection), lambda make: self._with_room(make, connection)
+        )
+        log.info("%s keeps the pool of %s: %s", session, asked.name, was)
+        wire.send(connection, Kept(was, item.pool.handle), [*item.pool.fds, *item.journal.fds])
+        wire.receive(connection, None)
+        raise wire.WireError("who keeps has nothing more to say")
 
     def _write(self, session: str, connection: socket.socket) -> None:
         """Allocate until the commit."""
@@ -136,7 +158,7 @@ class Owner:
                 raise MemoryServiceError(f"not while writing, with {len(self._allocations)} allocations: {frame}")
             grain = self._memory.granularity
             size = -(-frame.size // grain) * grain
-            fd = self._create(size, connection)
+            fd = self._with_room(functools.partial(self._memory.create, size), connection)
             self._allocations.append((fd, size))
             wire.send(connection, Allocated(len(self._allocations) - 1, size), [fd])
 
@@ -159,15 +181,16 @@ class Owner:
             part = fds[start : start + wire.FDS]
             wire.send(connection, Descriptors(len(part)), part)
 
-    def _create(self, size: int, connection: socket.socket) -> int:
+    def _with_room(self, make: Callable[[], T], connection: socket.socket) -> T:
+        """What allocates is called again while there may soon be room for it."""
         until = time.monotonic() + ROOM_LIMIT_S
         while True:
             try:
-                return self._memory.create(size)
-            except OutOfMemoryError:
+                return make()
+            except OutOfMemoryError as error:
                 if time.monotonic() > until or not _is_open(connection):
                     raise
-                log.warning("no room for %d B yet", size)
+                log.warning("no room yet: %s", error)
                 time.sleep(ROOM_LOOK_S)
 
     def _end(self, session: str, connection: socket.socket) -> None:
@@ -175,6 +198,7 @@ class Owner:
             log.warning("%s ended without a commit: what it wrote is gone", session)
             self._drop()
         self._lock.give_back(session)
+        self._shelf.give_back(session)
         with self._guard:
             self._sessions.pop(connection, None)
         connection.close()

@@ -1,4 +1,4 @@
-"""Finds the owner of this node's shared weights, or starts it: it outlives the worker that did."""
+"""Finds the owner of this node's shared memory, or starts it: it outlives the worker that did."""
 
 from __future__ import annotations
 
@@ -66,9 +66,18 @@ class Place:
                 words, input=key, stdout=out, env=marks, start_new_session=True, timeout=START_LIMIT_S, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise MemoryServiceError(f"the owner of shared weights is not there after {START_LIMIT_S:g} s") from error
+            raise MemoryServiceError(f"the owner of shared memory is not there after {START_LIMIT_S:g} s") from error
         if ended.returncode:
-            raise MemoryServiceError("the owner of shared weights did not start; its own words are in this log")
+            raise MemoryServiceError("the owner of shared memory did not start; its own words are in this log")
+
+
+def where_is(device: int | None) -> str:
+    """The piece of memory of a GPU of this process, or of the host."""
+    if device is None:
+        return "cpu"
+    from dynamoc.runtime.kv.cuda.device import bus_address
+
+    return bus_address(device)
 
 
 @contextlib.contextmanager

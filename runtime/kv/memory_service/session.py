@@ -1,8 +1,9 @@
-"""A session with an owner: write what others will read, or map what was committed."""
+"""A session with an owner: write what others will read, map what was committed, or keep a pool."""
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from dynamoc.runtime.kv.memory_service.messages import (
     Commit,
     Descriptors,
     Frame,
+    Keep,
+    Kept,
     Open,
     Reading,
     Refused,
@@ -25,6 +28,8 @@ from dynamoc.runtime.kv.memory_service.messages import (
 CHUNK_BYTES = 128 << 20
 """Tensors share allocations of so many bytes; a larger one has its own."""
 ALLOCATE_LIMIT_S = 30.0
+ZEROED_BYTES_PER_S = 1 << 30
+"""At least, where memory of a host is allocated."""
 
 
 class Session:
@@ -79,6 +84,25 @@ class Session:
         self._send(Commit(layout))
         answer, _ = self._answer(ALLOCATE_LIMIT_S)
         self._map(answer)
+
+    def keep(self, asked: Keep) -> tuple[Kept, list[int]]:
+        """The pool of that name, mine until the session ends; the descriptors are the caller's to close.
+
+        MemoryServiceError, WireError.
+        """
+        self._send(asked)
+        allocating_s = ALLOCATE_LIMIT_S + asked.pool_bytes / ZEROED_BYTES_PER_S
+        answer, fds = self._answer(asked.limit_s + allocating_s)
+        if not isinstance(answer, Kept) or len(fds) != (1 if answer.handle else 2):
+            _close(fds)
+            raise MemoryServiceError(f"the owner answers {type(answer).__name__} with {len(fds)} descriptors to Keep")
+        return answer, fds
+
+    def is_open(self) -> bool:
+        """Whether the owner is still there; of a session that reads or keeps, to which it says nothing."""
+        said = select.poll()
+        said.register(self._socket, select.POLLIN)
+        return not said.poll(0)
 
     def close(self) -> None:
         """Give the lock back. What is mapped stays as long as something looks into it."""
