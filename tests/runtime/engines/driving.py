@@ -86,6 +86,7 @@ class Core:
         self.finished: dict[int, TokenOutput] = {}
         self.prefilled: dict[int, Prefilled] = {}
         self.reserved: dict[int, Reserved] = {}
+        self.filled: dict[int, int] = {}
         self.cached: dict[int, int] = {}
         self.events: list[KvEvent] = []
         self.written: dict[int, list[Written]] = defaultdict(list)
@@ -111,6 +112,7 @@ class Core:
             self.prefilled[prefilled.key] = prefilled
             self._keep(prefilled.output)
         self.reserved.update({reserved.key: reserved for reserved in self.report.reserved})
+        self.filled.update({filled.key: filled.blocks for filled in self.report.filled})
         self.events.extend(self.report.events)
         return step
 

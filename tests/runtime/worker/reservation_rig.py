@@ -35,11 +35,14 @@ WAIT_S = 20.0
 
 
 class SlowReads:
-    """Before a store: reads take `delay_s` longer, wait for `go`, and fail while `fails` is set."""
+    """Before a store: reads take `delay_s` longer and wait for `go`.
+
+    Pages from number `lacks` of a read on are not there, those from number `damages` on are wrong.
+    """
 
     def __init__(self, store: Store) -> None:
         self.delay_s = 0.0
-        self.fails = False
+        self.lacks = self.damages = 1 << 20
         self.go = threading.Event()
         self.go.set()
         self.began = threading.Event()
@@ -50,13 +53,18 @@ class SlowReads:
         self.began.set()
         time.sleep(self.delay_s)
         self.go.wait(WAIT_S)
-        return [Failure("broken") for _ in entries] if self.fails else self._read(entries, pieces, start)
+        failures = self._read(entries, pieces, start)
+        for piece in pieces[self.damages :]:
+            piece[-1] ^= 1
+            piece[len(piece) // 2 + 7] ^= 4
+        return [None if number < self.lacks else Failure("broken") for number in range(len(failures))]
 
 
 class Decode:
     """The worker under test and everybody it talks to."""
 
-    def __init__(self, run: Run, prefill: FakePrefill, engine: CoreEngine, frontend: Frontend) -> None:
+    def __init__(self, run: Run, prefill: FakePrefill, worker: Worker, engine: CoreEngine, frontend: Frontend) -> None:
+        self.peer = worker._peers[P]
         self.run = run
         self.prefill = prefill
         self.engine = engine
@@ -80,6 +88,7 @@ class Decode:
         assert not self.scheduler.blocks.match(IN_TIERS)
 
     async def answer(self, request_id: int, prompt: list[int]) -> list[int]:
+        """Ask for a prompt that is computed here; the mocker checks every page that it reads."""
         self.frontend.generate(request_id, prompt, max_tokens=6)
         assert (await self.frontend.answer(request_id)).finish == "length"
         return self.frontend.tokens(request_id)
@@ -127,7 +136,7 @@ async def decoding(folder: Path, transport: str = "shm") -> AsyncIterator[Decode
         try:
             await worker.start()
             await until(lambda: fake.attached, "the pool was offered")
-            decode = Decode(run, fake, engine, await run.frontend(D))
+            decode = Decode(run, fake, worker, engine, await run.frontend(D))
             await decode.fill_tiers()
             yield decode
         finally:

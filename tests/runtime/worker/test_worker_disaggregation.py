@@ -194,7 +194,8 @@ def test_a_stopped_prefill_worker_is_survived(tmp_path: Path) -> None:
             await computing(run)
             run.workers[P].process.send_signal(signal.SIGSTOP)
 
-            assert (await frontend.answer(1, 20)).finish == "length"  # silence is noticed after 10 s
+            assert (await frontend.answer(1, 20)).finish == "length"
+            assert local_prefills(run, reason="silent") == 1
             await until(lambda: quarantined(run) == BLOCKS, "the blocks it may write to are out of use")
             run.workers[P].process.send_signal(signal.SIGCONT)
             await until(lambda: quarantined(run) == 0, "it is back, and writes no more")
