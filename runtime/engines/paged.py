@@ -29,7 +29,9 @@ class PagedRunner:
         """Make the pool."""
         if self._keep_as is not None:
             self.kept = KeptPool(KeptShape(self._layout, self._blocks, self._keep_as))
-        self._pool = self.kept.pool if self.kept is not None else HostPool(self._layout, self._blocks)
+        pool = self.kept.pool if self.kept is not None else HostPool(self._layout, self._blocks)
+        assert isinstance(pool, HostPool)
+        self._pool = pool
         self._pages = Pages(self._pool)
         progress(1.0, "pool")
 

@@ -19,9 +19,14 @@ _PORTABLE_AND_MAPPED = 3
 
 
 class DevicePool:
-    """`blocks` blocks of `layout` on one GPU, in plain device memory: what another process may map."""
+    """`blocks` blocks of `layout` on one GPU, in plain device memory: what another process may map.
 
-    def __init__(self, layout: KvLayout, blocks: int, device: int, heads: Heads | None = None) -> None:
+    `handle` is that of `size_of` bytes of another process, which the pool is in then; what is there stays.
+    """
+
+    def __init__(
+        self, layout: KvLayout, blocks: int, device: int, heads: Heads | None = None, handle: bytes | None = None
+    ) -> None:
         require_devices()
         self.layout = layout
         self.heads = heads or all_heads(layout)
@@ -29,14 +34,25 @@ class DevicePool:
         self.device = device
         self.data_bytes = layout.block_bytes * blocks
         self.nonce = secrets.token_bytes(NONCE_BYTES)
-        with on_device(device, f"allocate {self.data_bytes} B on GPU {device}"):
-            self.address: int = runtime.malloc(-(-(self.data_bytes + PROOF_BYTES) // GRAIN_BYTES) * GRAIN_BYTES)
-            runtime.memset(self.address, 0, self.data_bytes + PROOF_BYTES)
+        self._handle = handle
+        with on_device(device, f"have {self.data_bytes} B on GPU {device}"):
+            if handle is None:
+                self.address: int = runtime.malloc(self.size_of(layout, blocks))
+                runtime.memset(self.address, 0, self.data_bytes + PROOF_BYTES)
+            else:
+                self.address = runtime.ipcOpenMemHandle(handle)
             nonce = np.frombuffer(self.nonce, np.uint8)
             runtime.memcpy(self.address + self.data_bytes, nonce.ctypes.data, NONCE_BYTES, _TO_DEVICE)
 
+    @staticmethod
+    def size_of(layout: KvLayout, blocks: int) -> int:
+        """Bytes of the memory of such a pool."""
+        return -(-(layout.block_bytes * blocks + PROOF_BYTES) // GRAIN_BYTES) * GRAIN_BYTES
+
     def handle(self) -> bytes:
         """What a process of the same host needs to map the pool."""
+        if self._handle is not None:
+            return self._handle
         with on_device(self.device, "share the pool"):
             handle: bytes = runtime.ipcGetMemHandle(self.address)
         return handle
@@ -44,7 +60,10 @@ class DevicePool:
     def close(self) -> None:
         """Give the memory back. No peer may have it mapped: freeing memory under a mapping is undefined."""
         with on_device(self.device, "free the pool"):
-            runtime.free(self.address)
+            if self._handle is None:
+                runtime.free(self.address)
+            else:
+                runtime.ipcCloseMemHandle(self.address)
 
 
 class MappedPool:

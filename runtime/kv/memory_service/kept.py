@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import mmap
 import os
@@ -9,10 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import xxhash
 
 from dynamoc.runtime import environment
+from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.memory_service import journal
 from dynamoc.runtime.kv.memory_service.journal import Contents, Journal, JournalError
@@ -50,8 +53,51 @@ class KeptShape:
     def ask(self, name: str, limit_s: float, *, fresh: bool) -> Keep:
         """For the pool of a worker of that name."""
         identity = f"{journal.VERSION} {self.identity} {self.layout} {self.blocks}"
-        beside = Journal.size(self.blocks, self.layout.block_size)
-        return Keep(name, identity, HostPool.size_of(self.layout, self.blocks), beside, fresh, limit_s)
+        kind = HostPool if self.device is None else DevicePool
+        return Keep(name, identity, kind.size_of(self.layout, self.blocks), self.journal_bytes, fresh, limit_s)
+
+    @property
+    def journal_bytes(self) -> int:
+        """Of host memory, wherever the pool is."""
+        return Journal.size(self.blocks, self.layout.block_size)
+
+
+class Digests(Protocol):
+    """Names bytes of a pool as they are now; equal bytes, equal name."""
+
+    def of(self, blocks: Sequence[int]) -> list[bytes]:
+        """Of each block."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it takes."""
+        ...
+
+
+class HostDigests:
+    """One hash a block."""
+
+    def __init__(self, pool: HostPool) -> None:
+        self._pool = pool
+
+    def of(self, blocks: Sequence[int]) -> list[bytes]:
+        """By several threads, where that is worth it."""
+        if len(blocks) * self._pool.layout.block_bytes < MANY_BYTES:
+            return [self._digest(block) for block in blocks]
+        with ThreadPoolExecutor(DIGEST_THREADS) as threads:
+            return list(threads.map(self._digest, blocks))
+
+    def close(self) -> None:
+        """There is nothing."""
+
+    def _digest(self, block: int) -> bytes:
+        return xxhash.xxh3_128_digest(self._pool.block(block))
+
+
+def digests_on(pool: DevicePool) -> Digests:
+    """Of a GPU's pool."""
+    made: Digests = importlib.import_module("dynamoc.runtime.kv.memory_service.device").DeviceDigests(pool)
+    return made
 
 
 class KeptPool:
@@ -65,6 +111,7 @@ class KeptPool:
         self.left = Contents()
         self.lost_because = ""
         """Why what was there, if anything was, could not be taken over."""
+        self.pool: HostPool | DevicePool
         self._place = Place(Path(run_dir), where_is(shape.device), shape.device)
         self._shape = shape
         self._open(name, limit_s, fresh=False)
@@ -77,11 +124,8 @@ class KeptPool:
             self._open(name, limit_s, fresh=True)
 
     def digests(self, blocks: Sequence[int]) -> list[bytes]:
-        """Of the bytes of these blocks, which are whole."""
-        if len(blocks) * self._shape.layout.block_bytes < MANY_BYTES:
-            return [self._digest(block) for block in blocks]
-        with ThreadPoolExecutor(DIGEST_THREADS) as threads:
-            return list(threads.map(self._digest, blocks))
+        """Of the bytes of these blocks, which are whole once what was begun is done."""
+        return self._digests.of(blocks)
 
     def is_kept(self) -> bool:
         """Whether its owner is still there: else this pool ends with its worker."""
@@ -89,6 +133,7 @@ class KeptPool:
 
     def close(self) -> None:
         """Let the next life have it. Nothing may be reading or writing it."""
+        self._digests.close()
         self.pool.close()
         self._journal.release()
         self._session.close()
@@ -97,17 +142,19 @@ class KeptPool:
         shape = self._shape
         self._session = self._place.session(memory_of(shape.device))
         try:
-            kept, (pool, beside) = self._session.keep(shape.ask(name, limit_s, fresh=fresh))
+            kept, fds = self._session.keep(shape.ask(name, limit_s, fresh=fresh))
         except BaseException:
             self._session.close()
             raise
         if kept.was == "other" and not fresh:
             self.lost_because = "other"
             log.warning("the kept KV pool begins anew: what was there is of another model, layout or size")
-        self._journal = memoryview(mmap.mmap(beside, Journal.size(shape.blocks, shape.layout.block_size)))
-        os.close(beside)
+        self._journal = memoryview(mmap.mmap(fds[-1], shape.journal_bytes))
+        os.close(fds[-1])
         self.journal = Journal(self._journal, shape.blocks, shape.layout.block_size)
-        self.pool = HostPool(shape.layout, shape.blocks, fd=pool)
-
-    def _digest(self, block: int) -> bytes:
-        return xxhash.xxh3_128_digest(self.pool.block(block))
+        if shape.device is None:
+            self.pool = pool = HostPool(shape.layout, shape.blocks, fd=fds[0])
+            self._digests: Digests = HostDigests(pool)
+        else:
+            self.pool = DevicePool(shape.layout, shape.blocks, shape.device, handle=kept.handle)
+            self._digests = digests_on(self.pool)
