@@ -23,10 +23,11 @@ from dynamoc.runtime.kv.transfer.checksums import Checksum, digest
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports.nixl_agent import Agent, interface_towards
 from dynamoc.runtime.transports.nixl_device import DeviceMemory, DevicePacker
+from dynamoc.runtime.transports.nixl_end import End
 from dynamoc.runtime.transports.nixl_host import HostPacker
 from dynamoc.runtime.transports.nixl_owner import StagingOwner
 from dynamoc.runtime.transports.nixl_probe import probe
-from dynamoc.runtime.transports.nixl_staging import End, Memory, Packer
+from dynamoc.runtime.transports.nixl_staging import Memory, NixlMetadata, Packer
 from dynamoc.runtime.transports.nixl_writer import NixlLane, NixlPeer
 from dynamoc.runtime.transports.protocol import Peer, TransportError
 from dynamoc.runtime.transports.tcp import TcpTransport
@@ -35,12 +36,6 @@ from dynamoc.runtime.transports.tcp_writer import Lane, Metadata, Sending, TcpPe
 from dynamoc.runtime.transports.transfer import Digest, host_pool
 
 _MEMORY = {Checksum.XXH3: "the host", Checksum.SUMS: "a GPU"}
-
-
-class NixlMetadata(Metadata, frozen=True, array_like=True):
-    """Beside what tcp says: what the owner verifies by, which tells memory of GPUs from the host's."""
-
-    checksum: Checksum
 
 
 def packer_for(pool: Pool, digest: Digest) -> Packer:
@@ -127,11 +122,15 @@ class NixlTransport(TcpTransport):
     def peer(self, offered: Metadata) -> TcpPeer:
         """The other end of a pool that was offered."""
         assert self.end is not None  # `connect` made it
+        assert isinstance(offered, NixlMetadata)
         return NixlPeer(self._key, offered, self.end)
 
     def offer(self) -> Metadata:
         """My pool."""
-        return NixlMetadata(**msgspec.structs.asdict(super().offer()), checksum=self.checksum)
+        assert self.end is not None  # `start` made it
+        return NixlMetadata(
+            **msgspec.structs.asdict(super().offer()), checksum=self.checksum, agent=self.end.agent.name
+        )
 
     def offered(self, metadata: bytes) -> Metadata:
         """What a peer offers; TransportError if it is none, or one into which I cannot write."""

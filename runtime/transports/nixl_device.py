@@ -64,9 +64,10 @@ class DeviceMemory:
         try:
             with on_device(self._ordinal, f"allocate {size} B for slots"):
                 place = Place(runtime.malloc(size), self._ordinal)
-                return DeviceStage(agent, place, slot_bytes, copier)
         except DeviceError as error:
+            copier.close()
             raise TransportError(str(error)) from error
+        return DeviceStage(agent, place, slot_bytes, copier)
 
     def copier(self) -> Copier:
         """The kernels, on a stream of their own; TransportError."""

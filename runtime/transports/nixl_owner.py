@@ -6,14 +6,15 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import pause
+from dynamoc.runtime.transports.nixl_end import End
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
-    End,
     Leased,
     Packer,
     Stage,
@@ -22,8 +23,12 @@ from dynamoc.runtime.transports.nixl_staging import (
     slot_bytes_for,
     slot_units,
 )
+from dynamoc.runtime.transports.process import Process, is_in_sight
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.shards import Portion
+
+_CLOSE_WAIT = 8
+"""Of the kernel's states of a TCP connection."""
 
 
 class Staged:
@@ -31,7 +36,7 @@ class Staged:
 
     def __init__(self, end: End, packer: Packer, lease: int, stage: Stage) -> None:
         self._agent = end.agent
-        self._stages = end.receiving
+        self._leases = end.receiving
         self._packer = packer
         self._lease = lease
         self._stage = stage
@@ -67,7 +72,7 @@ class Staged:
 
     def close(self, *, quiet: bool) -> None:
         """Give the stage back; what ended within a transfer may still be written to."""
-        self._stages.give_back(self._lease, quiet=quiet)
+        self._leases.end(self._lease, quiet=quiet)
 
 
 class StagingOwner:
@@ -82,15 +87,18 @@ class StagingOwner:
         """Lease a stage to a writer that proved the key; it is refused if there is none."""
         self._packer.memory.use()
         asked = receive_frame(connection, Attach, check)
+        if asked.is_line:
+            self._hold(connection, asked.writer, check)
         try:
-            lease, stage = self._end.receiving.lease(self._slot_bytes, asked.quiet)
+            lease, stage = self._end.receiving.lease(self._slot_bytes, asked.writer, asked.quiet)
         except TransportError as error:
             wire.answer_refused(connection, str(error), check)
             raise
         staged = Staged(self._end, self._packer, lease, stage)
         try:
             wire.answer_ok(connection, check)
-            leased = Leased(lease, self._end.agent.name, stage.metadata, stage.place, stage.slot_bytes)
+            wants_line = not is_in_sight(asked.writer)
+            leased = Leased(lease, wants_line, stage.metadata, stage.place, stage.slot_bytes)
             send_frame(connection, leased, check)
             staged.await_slot(connection, 0, check)
             wire.answer_ok(connection, check)
@@ -98,3 +106,13 @@ class StagingOwner:
             staged.close(quiet=False)
             raise
         return staged
+
+    def _hold(self, connection: socket.socket, writer: Process, check: wire.Check) -> NoReturn:
+        """Until the writer's process has ended, or this transport."""
+        wire.answer_ok(connection, check)
+        connection.settimeout(None)
+        connection.recv(1)
+        # The peer's kernel closed it, rather than this end: nothing else tells the two apart once it is shut down.
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
+            self._end.receiving.line_ended(writer)
+        raise TransportError(f"the line of process {writer.pid} ended")

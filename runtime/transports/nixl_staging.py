@@ -3,17 +3,15 @@
 Which memory that is, and how blocks get into slots and out of them, is up to a `Packer`.
 
 A peer never writes into the pool itself: a write that was given up may still arrive. It then hits slots that nobody
-uses again until their writer said that nothing of it is under way; the pool's blocks are safe at once.
+uses again until nothing of it can be under way; the pool's blocks are safe at once.
 """
 
 from __future__ import annotations
 
-import itertools
 import mmap
 import socket
 import struct
 import threading
-from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -23,8 +21,10 @@ from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import Agent, Place
+from dynamoc.runtime.transports.process import Process
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.shards import Portion
+from dynamoc.runtime.transports.tcp_writer import Metadata
 
 SLOTS = 2
 """One is filled or emptied while the other is written."""
@@ -35,17 +35,29 @@ _MAX_FRAME_BYTES = 1 << 16
 F = TypeVar("F", bound=msgspec.Struct)
 
 
-class Attach(msgspec.Struct, frozen=True, array_like=True):
-    """The writer's first words on a connection. Nothing is under way any more to the stages leased under `quiet`."""
+class NixlMetadata(Metadata, frozen=True, array_like=True):
+    """Beside what tcp says: what the owner verifies by, which tells memory of GPUs from the host's, and its agent."""
 
-    quiet: tuple[int, ...]
+    checksum: Checksum
+    agent: str
+
+
+class Attach(msgspec.Struct, frozen=True, array_like=True):
+    """The first words of `writer` on a connection: nothing is under way any more to stages leased under `quiet`.
+
+    A `is_line` carries nothing. Only the end of the writer's process ends it, and so tells the owner of it.
+    """
+
+    writer: Process
+    quiet: tuple[int, ...] = ()
+    is_line: bool = False
 
 
 class Leased(msgspec.Struct, frozen=True, array_like=True):
-    """The owner's answer: where this connection's slots are."""
+    """The owner's answer: where this connection's slots are, and whether it wants a line from this writer."""
 
     lease: int
-    agent: str
+    wants_line: bool
     metadata: bytes
     place: Place
     slot_bytes: int
@@ -124,58 +136,32 @@ class Packer(Protocol):
 
 
 class Stages:
-    """Those of one end. A stage is free, leased, or in quarantine: something may still be written there."""
+    """Those of one end, `MAX_STAGES` at most: they are as long as the agent, since peers remember where they were."""
 
     def __init__(self, agent: Agent, memory: Memory) -> None:
         self._agent = agent
         self._memory = memory
         self._lock = threading.Lock()
         self._free: list[Stage] = []
-        self._leased: dict[int, Stage] = {}
-        self._quiet: set[int] = set()
-        """Leases that ended for their writer before they did here."""
-        self._quarantine: dict[int, Stage] = {}
-        self._leases = itertools.count(1)
         self._made = 0
 
-    def lease(self, slot_bytes: int, quiet: Iterable[int] = ()) -> tuple[int, Stage]:
-        """A stage, and the name of its use; TransportError if all are in use or in quarantine."""
+    def take(self, slot_bytes: int) -> Stage:
+        """A free one; TransportError if all are in use."""
         with self._lock:
-            for lease in quiet:
-                if (stage := self._quarantine.pop(lease, None)) is not None:
-                    self._free.append(stage)
-                elif lease in self._leased:
-                    self._quiet.add(lease)
             stage = next((free for free in self._free if free.slot_bytes == slot_bytes), None)
             if stage is not None:
                 self._free.remove(stage)
-            elif self._made >= MAX_STAGES:
-                raise TransportError(f"all {MAX_STAGES} stages are in use, {len(self._quarantine)} in quarantine")
-            else:
-                stage = self._memory.stage(self._agent, slot_bytes)
-                self._made += 1
-            lease = next(self._leases)
-            self._leased[lease] = stage
-            return lease, stage
+                return stage
+            if self._made >= MAX_STAGES:
+                raise TransportError(f"all {MAX_STAGES} stages are in use")
+            stage = self._memory.stage(self._agent, slot_bytes)
+            self._made += 1
+            return stage
 
-    def give_back(self, lease: int, *, quiet: bool) -> None:
-        """The use ended; not `quiet`: something may still be written there."""
+    def give_back(self, stage: Stage) -> None:
+        """Nothing is written there any more, but by this process."""
         with self._lock:
-            stage = self._leased.pop(lease)
-            if quiet or lease in self._quiet:
-                self._quiet.discard(lease)
-                self._free.append(stage)
-            else:
-                self._quarantine[lease] = stage
-
-
-class End:
-    """What this process has of NIXL, for one transport after another: its agent, and stages that live as long."""
-
-    def __init__(self, agent: Agent, memory: Memory) -> None:
-        self.agent = agent
-        self.sending = Stages(agent, memory)
-        self.receiving = Stages(agent, memory)
+            self._free.append(stage)
 
 
 def slot_bytes_for(least: int, block_bytes: int) -> int:

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-import threading
 import time
 from dataclasses import dataclass
 
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import PAUSE_S, Agent, Write, pause
+from dynamoc.runtime.transports.nixl_end import End
+from dynamoc.runtime.transports.nixl_given_up import Loose
 from dynamoc.runtime.transports.nixl_staging import (
     SLOTS,
     Attach,
-    End,
     Leased,
+    NixlMetadata,
     Packer,
     Stage,
     receive_frame,
     send_frame,
     slot_units,
 )
+from dynamoc.runtime.transports.process import this_process
 from dynamoc.runtime.transports.protocol import TransportError
-from dynamoc.runtime.transports.tcp_writer import Lane, Metadata, TcpPeer
+from dynamoc.runtime.transports.tcp_writer import Lane, TcpPeer
 
 GRACE_S = 0.2
-"""How long a write that was given up may take to end before its slots go to quarantine."""
+"""How long a write that was given up may take to end before the connection does."""
+LINE_LIMIT_S = 10.0
 MAX_SLOT_BYTES = 1 << 30
-
-log = logging.getLogger("dynamoc.transports.nixl")
 
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """The slots of one connection: `stage` here, `there` at the peer; `under_way` is the last write."""
+    """The slots of one connection: `stage` here, `there` at `owner`; `under_way` is the last write."""
 
     agent: Agent
-    lease: int
+    owner: str
     stage: Stage
     there: Leased
     under_way: Write | None = None
@@ -45,7 +45,7 @@ class Link:
     def write(self, slot: int, size: int) -> None:
         """Begin to write the beginning of a slot onto the same at the peer; none may be under way."""
         to = self.there.place.after(slot * self.there.slot_bytes)
-        self.under_way = self.agent.write(self.stage.slot(slot), size, self.there.agent, to)
+        self.under_way = self.agent.write(self.stage.slot(slot), size, self.owner, to)
 
     def wait(self, check: wire.Check) -> None:
         """Until what is under way has arrived; TransportError, or what `check` raises."""
@@ -55,27 +55,15 @@ class Link:
             pause(began)
         self.under_way = None
 
-    def is_quiet(self) -> bool:
-        """Whether nothing is under way, proved by its arrival: that a write failed proves nothing."""
-        try:
-            if self.under_way is not None and self.under_way.is_done():
-                self.under_way = None
-        except TransportError:
-            return False
-        return self.under_way is None
-
 
 class NixlPeer(TcpPeer):
     """A remote pool: its connections, and the slots of each."""
 
-    def __init__(self, key: bytes, offered: Metadata, end: End) -> None:
+    def __init__(self, key: bytes, offered: NixlMetadata, end: End) -> None:
         super().__init__(key, offered)
-        self._agent = end.agent
-        self._stages = end.sending
+        self._owner = offered.agent
+        self._end = end
         self._links: dict[socket.socket, Link] = {}
-        self._given_up: list[Link] = []
-        self._quiet: list[int] = []
-        self._guard = threading.Lock()
 
     def link(self, connection: socket.socket) -> Link:
         """The slots of a connection."""
@@ -83,47 +71,43 @@ class NixlPeer(TcpPeer):
 
     def greeted(self, connection: socket.socket, check: wire.Check) -> None:
         """Get slots at the peer, and mine to go with them."""
-        send_frame(connection, Attach(self._take_quiet()), check)
+        quiet = self._end.given_up.take_over(self._owner)
+        send_frame(connection, Attach(this_process(), quiet), check)
         wire.accept_answer(connection, check)
         there = receive_frame(connection, Leased, check)
         if not 0 < there.slot_bytes <= MAX_SLOT_BYTES:
             raise TransportError(f"the peer's slots have {there.slot_bytes} B")
-        self._agent.add(there.metadata)
-        lease, stage = self._stages.lease(there.slot_bytes)
-        self._links[connection] = link = Link(self._agent, lease, stage, there)
+        self._end.agent.add(there.metadata)
+        stage = self._end.sending.take(there.slot_bytes)
+        self._links[connection] = link = Link(self._end.agent, self._owner, stage, there)
         # UCX connects when it is first used: now, so that a way that does not work is found before a prompt needs it.
         link.write(0, 1)
         _finish(connection, link, 0, check)
         wire.accept_answer(connection, check)
+        if there.wants_line and not self._end.lines.has(self._owner):
+            self._end.lines.keep(self._owner, self._line(check))
 
     def end(self, connection: socket.socket) -> None:
-        """Close it; its slots are free once what is under way has arrived."""
+        """Close it. My slots are free: what reads them late writes to slots that the owner keeps apart."""
         link = self._links.pop(connection, None)
-        until = time.monotonic() + GRACE_S
-        while link is not None and not link.is_quiet() and time.monotonic() < until:
-            time.sleep(PAUSE_S)
-        connection.close()
         if link is not None:
-            with self._guard:
-                self._given_up.append(link)
-            self._look()
+            loose = Loose(self._owner, link.there.lease, link.under_way)
+            until = time.monotonic() + GRACE_S
+            while not loose.is_over() and loose.failed_at is None and time.monotonic() < until:
+                time.sleep(PAUSE_S)
+            self._end.given_up.add(loose)
+            self._end.sending.give_back(link.stage)
+        connection.close()
 
-    def _take_quiet(self) -> tuple[int, ...]:
-        self._look()
-        with self._guard:
-            quiet, self._quiet = tuple(self._quiet), []
-        return quiet
-
-    def _look(self) -> None:
-        """Free the slots of ended connections to which nothing is under way any more."""
-        with self._guard:
-            for link in list(self._given_up):
-                if link.is_quiet():
-                    self._given_up.remove(link)
-                    self._stages.give_back(link.lease, quiet=True)
-                    self._quiet.append(link.there.lease)
-            if self._given_up:
-                log.warning("%d stages wait for writes that were given up", len(self._given_up))
+    def _line(self, check: wire.Check) -> socket.socket:
+        line = self.dial(LINE_LIMIT_S, check)
+        try:
+            send_frame(line, Attach(this_process(), is_line=True), check)
+            wire.accept_answer(line, check)
+        except BaseException:
+            line.close()
+            raise
+        return line
 
 
 @dataclass(frozen=True, slots=True)

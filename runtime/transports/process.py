@@ -45,8 +45,8 @@ def check_same_host(process: Process, transport: str) -> None:
 
 def has_ended(encoded: bytes) -> bool:
     """Whether the process that encoded itself so has ended, with all its threads; False if that cannot be seen."""
-    process, here = msgspec.msgpack.decode(encoded, type=Process), this_process()
-    if (process.boot_id, process.pid_namespace) != (here.boot_id, here.pid_namespace):
+    process = msgspec.msgpack.decode(encoded, type=Process)
+    if not is_in_sight(process):
         return False
     try:
         state, *_ = fields = _stat(process.pid)
@@ -54,6 +54,12 @@ def has_ended(encoded: bytes) -> bool:
         return True
     threads_left = int(fields[17])
     return int(fields[19]) != process.start_ticks or (state in "ZX" and threads_left <= 1)
+
+
+def is_in_sight(process: Process) -> bool:
+    """Whether it can be seen from here that it ends: it runs on this host, in this pid namespace."""
+    here = this_process()
+    return (process.boot_id, process.pid_namespace) == (here.boot_id, here.pid_namespace)
 
 
 class Watched:

@@ -62,14 +62,23 @@ class TcpPeer:
                 if _still_open(idle):
                     return idle
                 self.end(idle)
+        connection = self.dial(remaining_s, check)
+        try:
+            self.greeted(connection, check)
+        except BaseException:
+            self.end(connection)
+            raise
+        return connection
+
+    def dial(self, remaining_s: float, check: wire.Check) -> socket.socket:
+        """A new data connection, both ends of which have proved themselves; TransportError or OSError."""
         connection = socket.create_connection((self._offered.host, self._offered.port), max(remaining_s, 0.001))
         try:
             connection.settimeout(wire.POLL_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire.greet_as_writer(connection, self._key, self._offered.nonce, check)
-            self.greeted(connection, check)
         except BaseException:
-            self.end(connection)
+            connection.close()
             raise
         return connection
 

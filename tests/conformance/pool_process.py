@@ -30,8 +30,9 @@ from dynamoc.runtime.transports import nixl_host
 from dynamoc.runtime.transports.nixl import NixlTransport, packer_for
 from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent, interface_towards
 from dynamoc.runtime.transports.nixl_device import DeviceMemory, DevicePacker
+from dynamoc.runtime.transports.nixl_end import End
 from dynamoc.runtime.transports.nixl_host import HostMemory
-from dynamoc.runtime.transports.nixl_staging import End, Memory, Packer
+from dynamoc.runtime.transports.nixl_staging import Memory, Packer
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.shm import ShmTransport

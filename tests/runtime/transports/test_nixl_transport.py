@@ -15,9 +15,7 @@ from dynamoc.runtime.kv.pool import HostPool
 from dynamoc.runtime.kv.transfer.pairs import BlockPairs
 from dynamoc.runtime.transports.nixl import NixlTransport
 from dynamoc.runtime.transports.nixl_agent import DEVICES, Agent, Place, interface_towards
-from dynamoc.runtime.transports.nixl_host import HostMemory, HostStage
 from dynamoc.runtime.transports.nixl_probe import probe
-from dynamoc.runtime.transports.nixl_staging import SLOTS, Stages, slot_bytes_for
 from dynamoc.runtime.transports.protocol import Outcome, TransportError
 
 BLOCK = 4096
@@ -98,24 +96,3 @@ def test_a_write_that_its_owner_does_not_move_on_is_under_way_until_it_does(agen
         owner.progress()
 
     assert theirs[:] == ours[:]
-
-
-def test_stages_are_used_again_once_they_are_quiet(agents: tuple[Agent, Agent]) -> None:
-    stages = Stages(agents[0], HostMemory())
-    size = slot_bytes_for(1, BLOCK)
-    (one, first), (two, second) = stages.lease(size), stages.lease(size)
-    assert first.place != second.place
-    stages.give_back(one, quiet=True)
-    stages.give_back(two, quiet=False)
-
-    three, again = stages.lease(size)
-    _, other = stages.lease(size)
-    assert again is first
-    assert other is not second  # something may still be written there
-    _, freed = stages.lease(size, quiet=[two])
-    assert freed is second
-    assert isinstance(freed, HostStage)
-    assert freed.rows(SLOTS - 1, 2, 8).shape == (2, 8)
-    stages.give_back(three, quiet=True)
-    with pytest.raises(KeyError):
-        stages.give_back(three, quiet=True)
