@@ -45,11 +45,11 @@ from dynamoc.runtime.worker.telemetry import Telemetry
 LAYERS, KV_HEADS, HEADS, HEAD_DIM, WIDTH, MLP = 32, 8, 32, 128, 4096, 14336
 TOKENS, BLOCK_SIZE = 8192, 16
 BLOCKS = TOKENS // BLOCK_SIZE
-PARTS = {"whole, one write": 1 << 60, "whole, parts of 256 MiB": 256 << 20}
+PARTS = {"whole, one write": 1 << 60, "whole, parts of 128 MiB": 128 << 20}
 """Modes that cut otherwise than the transport asks for."""
 MODES: dict[str, tuple[int, ...]] = {
     "whole": (32,),
-    "whole, parts of 256 MiB": (32,),
+    "whole, parts of 128 MiB": (32,),
     "whole, one write": (32,),
     "4 groups": (8,) * 4,
     "8 groups": (4,) * 8,
