@@ -20,6 +20,7 @@ from dynamoc.runtime.plane.messages import BlocksStored
 D, P = "decode-0", "prefill-0"
 PROMPT = list(range(3000, 3100))
 FULL = len(PROMPT) // BLOCK_SIZE
+BLOCKS = 64
 RECOVERED = "dynamoc_kv_recovered_blocks_total"
 
 
@@ -134,7 +135,7 @@ def test_a_block_that_changed_meanwhile_is_computed_again(tmp_path: Path) -> Non
             await life(run, D, 0)
             first, _ = await answer(await run.frontend(D), 1, PROMPT)
             await kill(run, D)
-            flip(tmp_path, run, block=2)
+            flip(tmp_path, block=2)
             await life(run, D, 1)
 
             assert run.metric(D, RECOVERED, outcome="wrong") == 1
@@ -145,33 +146,82 @@ def test_a_block_that_changed_meanwhile_is_computed_again(tmp_path: Path) -> Non
     asyncio.run(test())
 
 
-def flip(folder: Path, run: Run, block: int) -> None:
-    """A bit of the pool, while its worker is dead."""
-    blocks, page = 64, 8 * BLOCK_SIZE
-    with wire_session(folder) as (pool, _):
-        where = PAGE_BYTES + block * page + 5
-        (byte,) = os.pread(pool, 1, where)
-        os.pwrite(pool, bytes([byte ^ 4]), where)
-        assert os.fstat(pool).st_size == PAGE_BYTES + blocks * page
-    del run
+def flip(folder: Path, block: int) -> None:
+    """A bit of the pool becomes another one, while its worker is dead."""
+    (owner,) = owners(folder)
+    page = 8 * BLOCK_SIZE
+    held = [Path(f"/proc/{owner}/fd/{name}") for name in os.listdir(f"/proc/{owner}/fd")]
+    kept = [fd for fd in held if fd.is_file() and "memfd:dynamoc-kv" in os.readlink(fd)]
+    (pool,) = [fd for fd in kept if fd.stat().st_size == PAGE_BYTES + BLOCKS * page]
+    with pool.open("r+b", buffering=0) as memory:
+        memory.seek(PAGE_BYTES + block * page + 5)
+        (byte,) = memory.read(1)
+        memory.seek(-1, os.SEEK_CUR)
+        memory.write(bytes([byte ^ 4]))
 
 
-class wire_session:  # noqa: N801
-    """The pool as whoever keeps it gets it, whatever it is called."""
+def test_what_a_stopped_peer_may_still_write_waits_for_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(pair(tmp_path), P) as run:
+            await life(run, D, 0)
+            frontend = await run.frontend(D)
+            first, _ = await answer(frontend, 1, PROMPT[:40], run)
+            frontend.generate(2, list(range(500, 900)), max_tokens=2, prefill=run.address(P))
+            await until(lambda: blocks(run, "active") == 25, "blocks are lent")
+            run.workers[P].process.send_signal(signal.SIGSTOP)
+            await kill(run, D)
+            await life(run, D, 1)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+            assert run.metric(D, RECOVERED, outcome="verified") == (40 + 5) // BLOCK_SIZE
+            await until(lambda: blocks(run, "quarantined") == 25, "what was lent waits")
+            assert await answer(await run.frontend(D), 1, PROMPT[:40]) == (first, 32)
+            await asyncio.sleep(0.6)
+            assert blocks(run, "quarantined") == 25, "nobody has said that it stopped"
+            run.workers[P].process.send_signal(signal.SIGCONT)
+            await until(
+                lambda: blocks(run, "quarantined") == 0, "it attached anew, and so has ended what it was asked for"
+            )
 
-    def __enter__(self) -> tuple[int, int]:
-        (owner,) = owners(self._folder)
-        found = [
-            os.open(f"/proc/{owner}/fd/{name}", os.O_RDWR)
-            for name in sorted(os.listdir(f"/proc/{owner}/fd"), key=int)
-            if "memfd:dynamoc-kv" in os.readlink(f"/proc/{owner}/fd/{name}")
-        ]
-        self.fds = (found[0], found[1])
-        return self.fds
+    asyncio.run(test())
 
-    def __exit__(self, *_: object) -> None:
-        for fd in self.fds:
-            os.close(fd)
+
+def test_what_was_lent_to_a_peer_that_is_gone_is_in_use_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(pair(tmp_path), P) as run:
+            await life(run, D, 0)
+            frontend = await run.frontend(D)
+            await answer(frontend, 1, PROMPT[:40], run)
+            frontend.generate(2, list(range(500, 900)), max_tokens=2, prefill=run.address(P))
+            await until(lambda: blocks(run, "active") == 25, "blocks are lent")
+            await kill(run, P)
+            await kill(run, D)
+            await life(run, D, 1)
+
+            await until(lambda: blocks(run, "quarantined") == 0, "its writer has ended")
+            _, cached = await answer(await run.frontend(D), 1, PROMPT[:40])
+            assert cached == 32
+
+    asyncio.run(test())
+
+
+def test_without_its_service_a_worker_goes_on_and_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(alone(tmp_path)) as run:
+            await life(run, D, 0)
+            frontend = await run.frontend(D)
+            first, _ = await answer(frontend, 1, PROMPT)
+            os.kill(owners(tmp_path)[0], signal.SIGKILL)
+            await until(lambda: run.metric(D, "dynamoc_kv_pool_kept") == 0, "the worker noticed")
+
+            assert await answer(frontend, 2, PROMPT) == (first, FULL * BLOCK_SIZE)
+            assert "nobody keeps this KV pool" in run.workers[D].log.read_text()
+            await kill(run, D)
+            await life(run, D, 1)
+            assert run.metric(D, RECOVERED) == 0
+            assert await answer(await run.frontend(D), 1, PROMPT) == (first, 0)
+
+    asyncio.run(test())
+
+
+def blocks(run: Run, state: str) -> float:
+    return run.metric(D, "dynamoc_worker_blocks", state=state)
