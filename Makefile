@@ -26,7 +26,7 @@ sweep-demo: $(VENV)/.runtime model ## Measure the eight points of a small campai
 	@$(BIN)/dynamoc sweep examples/campaigns/demo.yaml
 
 test: $(VENV)/.dev model ## Set everything up and pass the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/.dev fmt-check lint types contracts test ## Format, lint, types, import contracts, tests
 

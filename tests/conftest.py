@@ -1,14 +1,50 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and how its files are spread over processes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
+# The same examples every time, however slow the machine: a run that changed nothing fails no more than the one before.
+settings.register_profile("suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None)
+settings.load_profile("suite")
+
+BUSY = (
+    "tests/integration/",
+    "tests/launcher/campaign/test_campaign_crashes.py",
+    "tests/launcher/test_up.py",
+    "tests/runtime/agent/",
+    "tests/runtime/worker/",
+)
+"""Files whose tests start many processes, or stop and kill them under a deadline: one process runs them all, one by
+one, so that beside each there is only what a processor is enough for."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # of several processes; the longest group begins first
+        items.sort(key=lambda item: not item.nodeid.startswith(BUSY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BusyApart:
+    config.option.loadscopereorder = False
+    return BusyApart(config, log)
+
+
+class BusyApart(LoadFileScheduling):
+    """Files go to whichever process is free; those that keep a machine busy are one unit."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "busy" if nodeid.startswith(BUSY) else super()._split_scope(nodeid)
 
 
 class Golden:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipelines import SMOLLM2, Pipeline, serving
-from test_same_text import AGGREGATED, DEFAULTS, HEAD, ROOMY, texts
+from one_text import DEFAULTS, HEAD, texts
+from pipelines import Pipeline, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
 
-CRAMPED = DEFAULTS.format(blocks=64, step=512)
+BLOCKS = 32
+CRAMPED = DEFAULTS.format(size=16, blocks=BLOCKS, step=512)
 """Room for a fraction of the prompts: the second time they are asked, most of them have left the device."""
 TIERED = """\
 components:
@@ -25,14 +26,6 @@ TIERS = {
     "G3": "disk: {{path: {folder}/disk, size: 512 MiB}}",
     "G4": "object: {{url: file://{folder}/objects}}",
 }
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    if not SMOLLM2.is_dir():
-        pytest.skip("no SmolLM2 folder: run `make model`")
-    with serving(HEAD + ROOMY + AGGREGATED, tmp_path_factory.mktemp("roomy")) as pipeline:
-        return texts(pipeline)
 
 
 def spec(tiers: str, folder: Path) -> str:
@@ -65,6 +58,6 @@ def test_a_killed_worker_finds_its_prefixes_on_disk(expected: list[str], tmp_pat
         pipeline.wait_back("worker-0", incarnation)
         indexed = pipeline.metric("router-0", "dynamoc_router_index_blocks")
 
-        assert indexed > 64, "the router is told at once what is on disk"
+        assert indexed > BLOCKS, "the router is told at once what is on disk"
         assert texts(pipeline) == expected
         assert hits(pipeline, "G3") > 0
