@@ -25,10 +25,12 @@ from dynamoc.runtime.transports.nixl_agent import Agent, interface_towards
 from dynamoc.runtime.transports.nixl_device import DeviceMemory, DevicePacker
 from dynamoc.runtime.transports.nixl_end import End
 from dynamoc.runtime.transports.nixl_host import HostPacker
+from dynamoc.runtime.transports.nixl_lane import NixlLane
 from dynamoc.runtime.transports.nixl_owner import StagingOwner
+from dynamoc.runtime.transports.nixl_packer import Packer
 from dynamoc.runtime.transports.nixl_probe import probe
-from dynamoc.runtime.transports.nixl_staging import Memory, NixlMetadata, Packer
-from dynamoc.runtime.transports.nixl_writer import NixlLane, NixlPeer
+from dynamoc.runtime.transports.nixl_staging import Memory, NixlMetadata
+from dynamoc.runtime.transports.nixl_writer import NixlPeer
 from dynamoc.runtime.transports.protocol import Peer, TransportError
 from dynamoc.runtime.transports.tcp import TcpTransport
 from dynamoc.runtime.transports.tcp_owner import TcpOwner
@@ -73,7 +75,7 @@ class NixlTransport(TcpTransport):
         """Make `pool` the source of writes, and after `start` a destination."""
         self._packer = packer = self._packers(pool, self._digest)
         self._pool = pool
-        self.checksum, self.part_bytes = packer.checksum, packer.part_bytes
+        self.checksum, self.part_bytes, self.streams = packer.checksum, packer.part_bytes, packer.streams
 
     async def prepare(self, host: str) -> None:
         """Try the way in a child process, which may hang; then make the agent. TransportError."""
@@ -123,7 +125,7 @@ class NixlTransport(TcpTransport):
         """The other end of a pool that was offered."""
         assert self.end is not None  # `connect` made it
         assert isinstance(offered, NixlMetadata)
-        return NixlPeer(self._key, offered, self.end)
+        return NixlPeer(self._key, offered, self.end, self.streams)
 
     def offer(self) -> Metadata:
         """My pool."""

@@ -133,9 +133,9 @@ class Write:
             self._agent.release_xfer_handle(handle)
 
 
-def pause(began: float) -> None:
+def pause(began: float, spin_s: float = SPIN_S) -> None:
     """Between two looks of a wait that began then, by the monotonic clock."""
-    if time.monotonic() - began < SPIN_S:
+    if time.monotonic() - began < spin_s:
         os.sched_yield()
     else:
         time.sleep(PAUSE_S)

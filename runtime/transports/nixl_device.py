@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -9,7 +10,7 @@ import time
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Copy, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, checked, has_passed, on_device, runtime
+from dynamoc.runtime.kv.cuda.device import SPIN_S, DeviceError, checked, has_passed, on_device, runtime
 from dynamoc.runtime.kv.cuda.pool import GRAIN_BYTES, DevicePool
 from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
@@ -18,16 +19,15 @@ from dynamoc.runtime.kv.transfer.walk import packed, unpacked
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.device_sums import DeviceSums
 from dynamoc.runtime.transports.nixl_agent import Agent, Place, pause
-from dynamoc.runtime.transports.nixl_staging import SLOTS, Stage
+from dynamoc.runtime.transports.nixl_staging import Slots, Stage
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.shards import Portion
 
-SLOT_BYTES = 32 << 20
-"""86 µs over NVLink, 0.7 ms over a port of 400 Gb/s: longer than two kernels and two messages take."""
+SLOTS = Slots(4, 32 << 20)
+"""32 MiB take 0.1 ms over NVLink, 0.7 ms over a port of 400 Gb/s, and two kernels and two messages 0.2 ms: so one slot
+is packed, one or two are written and one is unpacked at any time."""
 PART_BYTES = 128 << 20
-"""As nvlink's: several slots, so that what is packed, written and unpacked at the same time is most of it."""
-TABLES = 2
-"""Of block indices, at each stage: one is filled while the device reads the other."""
+"""All slots once."""
 REMIND_S = 10.0
 
 log = logging.getLogger("dynamoc.transports.nixl")
@@ -36,8 +36,8 @@ log = logging.getLogger("dynamoc.transports.nixl")
 class DeviceStage(Stage):
     """Memory that the kernels of `copier` reach; all that goes in or out passes through its stream, in order."""
 
-    def __init__(self, agent: Agent, place: Place, slot_bytes: int, copier: Copier) -> None:
-        super().__init__(agent, place, slot_bytes)
+    def __init__(self, agent: Agent, place: Place, slots: Slots, copier: Copier) -> None:
+        super().__init__(agent, place, slots)
         self.copier = copier
 
 
@@ -57,9 +57,9 @@ class DeviceMemory:
         except DeviceError as error:
             raise TransportError(str(error)) from error
 
-    def stage(self, agent: Agent, slot_bytes: int) -> DeviceStage:
+    def stage(self, agent: Agent, slots: Slots) -> DeviceStage:
         """In an allocation of its own."""
-        size = -(-SLOTS * slot_bytes // GRAIN_BYTES) * GRAIN_BYTES
+        size = -(-slots.count * slots.size // GRAIN_BYTES) * GRAIN_BYTES
         copier = self.copier()
         try:
             with on_device(self._ordinal, f"allocate {size} B for slots"):
@@ -67,14 +67,39 @@ class DeviceMemory:
         except DeviceError as error:
             copier.close()
             raise TransportError(str(error)) from error
-        return DeviceStage(agent, place, slot_bytes, copier)
+        return DeviceStage(agent, place, slots, copier)
 
     def copier(self) -> Copier:
         """The kernels, on a stream of their own; TransportError."""
         try:
-            return Copier(self._ordinal, self._ctas, slots=TABLES)
+            return Copier(self._ordinal, self._ctas, slots=SLOTS.count)
         except DeviceError as error:
             raise TransportError(str(error)) from error
+
+
+class Gather:
+    """A kernel under way, which nothing stops: blocks that it reads may not be freed before."""
+
+    def __init__(self, copy: Copy, sums: Table, device: int) -> None:
+        self._copy = copy
+        self._sums = sums
+        self._device = device
+
+    def is_done(self) -> bool:
+        """With sums; TransportError if the device failed."""
+        try:
+            if not self._copy.is_done():
+                return False
+        except DeviceError as error:
+            raise TransportError(f"blocks cannot be gathered: {error}") from error
+        assert self._copy.sums is not None
+        self._sums[:] = self._copy.sums
+        return True
+
+    def settle(self) -> None:
+        """A device that failed reads nothing any more."""
+        with contextlib.suppress(DeviceError):
+            _settle(self._copy, self._device)
 
 
 class DevicePacker:
@@ -82,9 +107,12 @@ class DevicePacker:
 
     checksum = Checksum.SUMS
     part_bytes = PART_BYTES
+    streams = 1
+    """Threads that spin beside each other hold the interpreter's lock up."""
+    spin_s = SPIN_S
 
     def __init__(self, pool: DevicePool, memory: DeviceMemory) -> None:
-        self.slot_bytes = SLOT_BYTES
+        self.slots = SLOTS
         self.memory = memory
         self._pool = pool
         self._sums: DeviceSums | None = None
@@ -104,34 +132,34 @@ class DevicePacker:
         except DeviceError as error:
             raise TransportError(str(error)) from error
 
-    def pack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices, sums: Table, check: wire.Check) -> None:
-        """One kernel, which nothing stops: blocks that it reads may not be freed before."""
+    def pack(
+        self, stage: Stage, turn: int, portion: Portion, blocks: Indices, sums: Table, check: wire.Check
+    ) -> Gather:
+        """One kernel."""
+        check()
         assert isinstance(stage, DeviceStage)
-        pool, inside = self._blocks(blocks), _rows(stage.slot(slot), blocks.size, portion.size)
+        pool, inside = self._blocks(blocks), _rows(stage.slot(turn), blocks.size, portion.size)
         try:
             if portion.way is None:
                 pool = pool._replace(base=pool.base + portion.span.start)
                 copy = stage.copier.copy(pool, inside, portion.size, sums=True, deadline_s=math.inf)
             else:
                 copy = stage.copier.copy_slices(packed(portion.way), pool, inside, sums=True, deadline_s=math.inf)
-            self._settle(copy)
         except DeviceError as error:
             raise TransportError(f"blocks cannot be gathered: {error}") from error
-        check()
-        assert copy.sums is not None
-        sums[:] = copy.sums
+        return Gather(copy, sums, self._pool.device)
 
-    def unpack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices) -> None:
+    def unpack(self, stage: Stage, turn: int, portion: Portion, blocks: Indices) -> None:
         """One kernel, which nothing stops either: the blocks are nobody else's until it has ended."""
         assert isinstance(stage, DeviceStage)
-        pool, inside = self._blocks(blocks), _rows(stage.slot(slot), blocks.size, portion.size)
+        pool, inside = self._blocks(blocks), _rows(stage.slot(turn), blocks.size, portion.size)
         try:
             if portion.way is None:
                 pool = pool._replace(base=pool.base + portion.span.start)
                 copy = stage.copier.copy(inside, pool, portion.size, deadline_s=math.inf)
             else:
                 copy = stage.copier.copy_slices(unpacked(portion.way), inside, pool, deadline_s=math.inf)
-            self._settle(copy)
+            _settle(copy, self._pool.device)
         except DeviceError as error:  # such a device writes nothing any more
             raise TransportError(f"blocks cannot be scattered: {error}") from error
 
@@ -150,14 +178,15 @@ class DevicePacker:
     def _blocks(self, blocks: Indices) -> Runs:
         return Runs(self._pool.address, self._pool.layout.block_bytes, blocks.astype(np.uint64))
 
-    def _settle(self, copy: Copy) -> None:
-        began = time.monotonic()
-        remind_at = began + REMIND_S
-        while not copy.is_done():
-            if time.monotonic() > remind_at:
-                log.critical("GPU %s has not copied blocks for %g s", self._pool.device, REMIND_S)
-                remind_at += REMIND_S
-            pause(began)
+
+def _settle(copy: Copy, device: int) -> None:
+    began = time.monotonic()
+    remind_at = began + REMIND_S
+    while not copy.is_done():
+        if time.monotonic() > remind_at:
+            log.critical("GPU %s has not copied blocks for %g s", device, REMIND_S)
+            remind_at += REMIND_S
+        pause(began, SPIN_S)
 
 
 def _rows(slot: Place, count: int, size: int) -> Runs:

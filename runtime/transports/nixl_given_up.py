@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dynamoc.runtime.transports.nixl_agent import Write
@@ -17,17 +18,17 @@ MOST = 1024
 
 @dataclass(slots=True, eq=False)
 class Loose:
-    """The last write into a stage that `owner` leased under this number."""
+    """Writes into a stage that `owner` leased under this number."""
 
     owner: str
     lease: int
-    write: Write | None
+    writes: Sequence[Write]
     failed_at: float | None = None
 
     def is_over(self) -> bool:
         """Whether nothing of it comes any more: it arrived, or UCX gave it up as long ago as its bytes may take."""
         try:
-            if self.failed_at is None and (self.write is None or self.write.is_done()):
+            if self.failed_at is None and all(write.is_done() for write in self.writes):
                 return True
         except TransportError:
             self.failed_at = time.monotonic()

@@ -14,26 +14,27 @@ from dynamoc.runtime.kv.transfer.checksums import Checksum, Table, units_of
 from dynamoc.runtime.kv.transfer.cuts import Cut, mismatches
 from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
-from dynamoc.runtime.transports.nixl_agent import Agent, Place
-from dynamoc.runtime.transports.nixl_staging import SLOTS, Stage
+from dynamoc.runtime.transports.nixl_agent import SPIN_S, Agent, Place
+from dynamoc.runtime.transports.nixl_staging import Slots, Stage
 from dynamoc.runtime.transports.shards import Portion, cut_from, cut_of
+from dynamoc.runtime.transports.tcp_writer import STREAMS
 from dynamoc.runtime.transports.transfer import HOST_PART_BYTES, Digest
 
-SLOT_BYTES = 8 << 20
-"""Smaller runs do not fill a link."""
+SLOTS = Slots(2, 8 << 20)
+"""One is filled or emptied while the other is written; smaller runs do not fill a link."""
 
 
 class HostStage(Stage):
     """Anonymous memory."""
 
-    def __init__(self, agent: Agent, slot_bytes: int) -> None:
-        self._memory = mmap.mmap(-1, SLOTS * slot_bytes)
+    def __init__(self, agent: Agent, slots: Slots) -> None:
+        self._memory = mmap.mmap(-1, slots.count * slots.size)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
-        super().__init__(agent, Place(int(self._bytes.ctypes.data), None), slot_bytes)
+        super().__init__(agent, Place(int(self._bytes.ctypes.data), None), slots)
 
-    def rows(self, slot: int, count: int, row_bytes: int) -> NDArray[np.uint8]:
+    def rows(self, turn: int, count: int, row_bytes: int) -> NDArray[np.uint8]:
         """The beginning of a slot as so many rows."""
-        start = slot * self.slot_bytes
+        start = self.slot(turn).address - self.place.address
         return self._bytes[start : start + count * row_bytes].reshape(count, row_bytes)
 
 
@@ -45,9 +46,20 @@ class HostMemory:
     def use(self) -> None:
         """Every thread does."""
 
-    def stage(self, agent: Agent, slot_bytes: int) -> HostStage:
+    def stage(self, agent: Agent, slots: Slots) -> HostStage:
         """In whole pages."""
-        return HostStage(agent, slot_bytes)
+        return HostStage(agent, slots)
+
+
+class Packed:
+    """A slot that was filled at once."""
+
+    def is_done(self) -> bool:
+        """It is."""
+        return True
+
+    def settle(self) -> None:
+        """Nothing goes on."""
 
 
 class HostPacker:
@@ -55,9 +67,11 @@ class HostPacker:
 
     checksum = Checksum.XXH3
     part_bytes = HOST_PART_BYTES
+    streams = STREAMS
+    spin_s = SPIN_S
 
     def __init__(self, pool: HostPool, digest: Digest) -> None:
-        self.slot_bytes = SLOT_BYTES
+        self.slots = SLOTS
         self.memory = HostMemory()
         self._pool = pool
         self._digest = digest
@@ -70,20 +84,23 @@ class HostPacker:
         del event, check
         raise AssertionError("host memory has no events")
 
-    def pack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices, sums: Table, check: wire.Check) -> None:
-        """Unit by unit."""
+    def pack(
+        self, stage: Stage, turn: int, portion: Portion, blocks: Indices, sums: Table, check: wire.Check
+    ) -> Packed:
+        """Unit by unit, at once."""
         assert isinstance(stage, HostStage)
-        cut, rows = self._cut(portion), stage.rows(slot, blocks.size, portion.size)
+        cut, rows = self._cut(portion), stage.rows(turn, blocks.size, portion.size)
         for unit, part in enumerate(units_of(blocks.size, portion.size)):
             check()
             data = cut.pick(blocks[part])
             sums[unit] = self._digest(data)
             rows[part] = data.view(np.uint8)
+        return Packed()
 
-    def unpack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices) -> None:
+    def unpack(self, stage: Stage, turn: int, portion: Portion, blocks: Indices) -> None:
         """All at once."""
         assert isinstance(stage, HostStage)
-        self._cut(portion).put(blocks, stage.rows(slot, blocks.size, portion.size))
+        self._cut(portion).put(blocks, stage.rows(turn, blocks.size, portion.size))
 
     async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None, heads: Heads | None) -> Indices:
         """Hash what arrived."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynamoc.runtime.transports.nixl_agent import Agent
-from dynamoc.runtime.transports.nixl_staging import Stage, Stages
+from dynamoc.runtime.transports.nixl_staging import Slots, Stage, Stages
 from dynamoc.runtime.transports.process import Process, has_ended, is_in_sight
 from dynamoc.runtime.transports.protocol import TransportError
 
@@ -49,7 +49,7 @@ class Leases:
         self._ended: dict[Process, float] = {}
         """Writers on other hosts, and when their lines ended."""
 
-    def lease(self, slot_bytes: int, writer: Process, quiet: Iterable[int] = ()) -> tuple[int, Stage]:
+    def lease(self, slots: Slots, writer: Process, quiet: Iterable[int] = ()) -> tuple[int, Stage]:
         """A stage, and the name of its use; TransportError if all are in use or wait for their writers."""
         with self._lock:
             for number in quiet:
@@ -57,7 +57,7 @@ class Leases:
                     lease.is_quiet = True
             self._reclaim()
             try:
-                stage = self._stages.take(slot_bytes)
+                stage = self._stages.take(slots)
             except TransportError as error:
                 waiting = sum(lease.is_over for lease in self._leases.values())
                 raise TransportError(f"{error}, {waiting} of them wait for writes that were given up") from error

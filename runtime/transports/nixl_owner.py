@@ -12,16 +12,15 @@ from dynamoc.runtime.kv.transfer.pairs import Indices
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import pause
 from dynamoc.runtime.transports.nixl_end import End
+from dynamoc.runtime.transports.nixl_packer import Packer
 from dynamoc.runtime.transports.nixl_staging import (
-    SLOTS,
     Attach,
     Leased,
-    Packer,
     Stage,
     receive_frame,
     send_frame,
-    slot_bytes_for,
     slot_units,
+    slots_for,
 )
 from dynamoc.runtime.transports.process import Process, is_in_sight
 from dynamoc.runtime.transports.protocol import TransportError
@@ -47,27 +46,26 @@ class Staged:
         """As many blocks as a slot holds."""
         self._portion, self._turn = portion, 0
         rows = self._packer.checksum.unit_rows(portion.size)
-        step = slot_units(self._stage.slot_bytes, rows * portion.size) * rows
+        step = slot_units(self._stage.slots, rows * portion.size) * rows
         return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
     def fill(self, connection: socket.socket, blocks: Indices, check: wire.Check) -> None:
         """Once the slot is said to be full, empty it; then say so."""
-        slot = self._turn % SLOTS
-        self.await_slot(connection, slot, check)
-        self._packer.unpack(self._stage, slot, self._portion, blocks)
+        self.await_slot(connection, self._turn, check)
+        self._packer.unpack(self._stage, self._turn, self._portion, blocks)
         self._turn += 1
         wire.answer_ok(connection, check)
 
-    def await_slot(self, connection: socket.socket, slot: int, check: wire.Check) -> None:
-        """Until the writer says that this slot is full, doing meanwhile what its write needs of this end."""
+    def await_slot(self, connection: socket.socket, turn: int, check: wire.Check) -> None:
+        """Until the writer says that the slot of a turn is full, doing meanwhile what its write needs of this end."""
         said = select.poll()
         said.register(connection, select.POLLIN)
         began = time.monotonic()
         while not said.poll(0):
             check()
             self._agent.progress()
-            pause(began)
-        if wire.receive(connection, 1, check)[0] != slot:
+            pause(began, self._packer.spin_s)
+        if wire.receive(connection, 1, check)[0] != turn % self._stage.slots.count:
             raise TransportError("the writer filled another slot than its turn was")
 
     def close(self, *, quiet: bool) -> None:
@@ -81,7 +79,7 @@ class StagingOwner:
     def __init__(self, end: End, packer: Packer, block_bytes: int) -> None:
         self._end = end
         self._packer = packer
-        self._slot_bytes = slot_bytes_for(packer.slot_bytes, block_bytes)
+        self._slots = slots_for(packer.slots, block_bytes)
 
     def attach(self, connection: socket.socket, check: wire.Check) -> Staged:
         """Lease a stage to a writer that proved the key; it is refused if there is none."""
@@ -90,7 +88,7 @@ class StagingOwner:
         if asked.is_line:
             self._hold(connection, asked.writer, check)
         try:
-            lease, stage = self._end.receiving.lease(self._slot_bytes, asked.writer, asked.quiet)
+            lease, stage = self._end.receiving.lease(self._slots, asked.writer, asked.quiet)
         except TransportError as error:
             wire.answer_refused(connection, str(error), check)
             raise
@@ -98,7 +96,7 @@ class StagingOwner:
         try:
             wire.answer_ok(connection, check)
             wants_line = not is_in_sight(asked.writer)
-            leased = Leased(lease, wants_line, stage.metadata, stage.place, stage.slot_bytes)
+            leased = Leased(lease, wants_line, stage.metadata, stage.place, stage.slots)
             send_frame(connection, leased, check)
             staged.await_slot(connection, 0, check)
             wire.answer_ok(connection, check)

@@ -15,24 +15,27 @@ import threading
 from typing import Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
-from dynamoc.runtime.kv.layout import Heads
-from dynamoc.runtime.kv.transfer.checksums import Checksum, Table
-from dynamoc.runtime.kv.transfer.pairs import Indices
+from dynamoc.runtime.kv.transfer.checksums import Checksum
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.nixl_agent import Agent, Place
 from dynamoc.runtime.transports.process import Process
 from dynamoc.runtime.transports.protocol import TransportError
-from dynamoc.runtime.transports.shards import Portion
 from dynamoc.runtime.transports.tcp_writer import Metadata
 
-SLOTS = 2
-"""One is filled or emptied while the other is written."""
 MAX_STAGES = 64
 """At either end; a connection uses one."""
 _LENGTH = struct.Struct("<I")
 _MAX_FRAME_BYTES = 1 << 16
 F = TypeVar("F", bound=msgspec.Struct)
+
+
+class Slots(msgspec.Struct, frozen=True, array_like=True):
+    """How many a stage has, and bytes of each."""
+
+    count: int
+    size: int
 
 
 class NixlMetadata(Metadata, frozen=True, array_like=True):
@@ -60,21 +63,21 @@ class Leased(msgspec.Struct, frozen=True, array_like=True):
     wants_line: bool
     metadata: bytes
     place: Place
-    slot_bytes: int
+    slots: Slots
 
 
 class Stage:
-    """`SLOTS` slots one after another, from `place` on."""
+    """Slots one after another, from `place` on."""
 
-    def __init__(self, agent: Agent, place: Place, slot_bytes: int) -> None:
+    def __init__(self, agent: Agent, place: Place, slots: Slots) -> None:
         """TransportError if it cannot be registered."""
         self.place = place
-        self.slot_bytes = slot_bytes
-        self.metadata = agent.register(place, SLOTS * slot_bytes)
+        self.slots = slots
+        self.metadata = agent.register(place, slots.count * slots.size)
 
-    def slot(self, number: int) -> Place:
-        """Where one begins."""
-        return self.place.after(number * self.slot_bytes)
+    def slot(self, turn: int) -> Place:
+        """Where that of a turn begins: they take turns."""
+        return self.place.after(turn % self.slots.count * self.slots.size)
 
 
 class Memory(Protocol):
@@ -89,49 +92,8 @@ class Memory(Protocol):
         """Say that this thread works with it, before UCX is called from here; TransportError."""
         ...
 
-    def stage(self, agent: Agent, slot_bytes: int) -> Stage:
+    def stage(self, agent: Agent, slots: Slots) -> Stage:
         """A new one, registered; TransportError."""
-        ...
-
-
-class Packer(Protocol):
-    """Puts blocks of one pool into slots, and takes them out again. Used from many threads, each with its stage."""
-
-    checksum: Checksum
-    part_bytes: int
-    slot_bytes: int
-    """Enough to fill a link; a block that is larger has a slot of its own size."""
-
-    @property
-    def memory(self) -> Memory:
-        """Of the stages it can use."""
-        ...
-
-    def prepare(self) -> None:
-        """What takes long, once; TransportError."""
-        ...
-
-    def await_event(self, event: int, check: wire.Check) -> None:
-        """Until what comes before an event of the pool's device is done; TransportError, or what `check` raises."""
-        ...
-
-    def pack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices, sums: Table, check: wire.Check) -> None:
-        """Fill the beginning of a slot with these blocks, and `sums` with their checksums.
-
-        TransportError, or what `check` raises. From the end on no block is read any more.
-        """
-        ...
-
-    def unpack(self, stage: Stage, slot: int, portion: Portion, blocks: Indices) -> None:
-        """Put what is in a slot into these blocks. From the return on nothing is written any more; TransportError."""
-        ...
-
-    async def mismatches(self, blocks: Indices, checksums: bytes, layers: range | None, heads: Heads | None) -> Indices:
-        """As `Transport.mismatches`."""
-        ...
-
-    def close(self) -> None:
-        """Release what it has of its own; no stage."""
         ...
 
 
@@ -145,16 +107,16 @@ class Stages:
         self._free: list[Stage] = []
         self._made = 0
 
-    def take(self, slot_bytes: int) -> Stage:
+    def take(self, slots: Slots) -> Stage:
         """A free one; TransportError if all are in use."""
         with self._lock:
-            stage = next((free for free in self._free if free.slot_bytes == slot_bytes), None)
+            stage = next((free for free in self._free if free.slots == slots), None)
             if stage is not None:
                 self._free.remove(stage)
                 return stage
             if self._made >= MAX_STAGES:
                 raise TransportError(f"all {MAX_STAGES} stages are in use")
-            stage = self._memory.stage(self._agent, slot_bytes)
+            stage = self._memory.stage(self._agent, slots)
             self._made += 1
             return stage
 
@@ -164,14 +126,14 @@ class Stages:
             self._free.append(stage)
 
 
-def slot_bytes_for(least: int, block_bytes: int) -> int:
-    """Whole pages, for one block at least."""
-    return -(-max(least, block_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+def slots_for(least: Slots, block_bytes: int) -> Slots:
+    """In whole pages, each for one block at least."""
+    return replace(least, size=-(-max(least.size, block_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
-def slot_units(slot_bytes: int, unit_bytes: int) -> int:
+def slot_units(slots: Slots, unit_bytes: int) -> int:
     """Units of checksums that go into a slot; both ends count so."""
-    return max(1, slot_bytes // unit_bytes)
+    return max(1, slots.size // unit_bytes)
 
 
 def send_frame(sock: socket.socket, frame: msgspec.Struct, check: wire.Check) -> None:

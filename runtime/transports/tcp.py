@@ -43,6 +43,7 @@ class TcpTransport:
     name = "tcp"
     checksum: Checksum = Checksum.XXH3
     part_bytes: int = HOST_PART_BYTES
+    streams: int = STREAMS
 
     def __init__(self, key: bytes, digest: Digest = digest) -> None:
         self._key = key
@@ -102,7 +103,7 @@ class TcpTransport:
         portion = portion_to(pool, peer.placement, layers)
         transfer = ThreadedTransfer(pairs, self.checksum.room(len(pairs), portion.size), deadline_s)
         units = len(transfer.checksums)
-        count = min(STREAMS, units, 1 + len(pairs) * portion.size // STREAM_BYTES)
+        count = min(self.streams, units, 1 + len(pairs) * portion.size // STREAM_BYTES)
         bounds = [units * lane // count for lane in range(count + 1)] if count else [0]
         self._transfers.add(transfer)
         sending = Sending(transfer, peer, portion, self.checksum.unit_rows(portion.size), pool.heads, tag, after)

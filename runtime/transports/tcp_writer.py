@@ -44,10 +44,10 @@ class Metadata(msgspec.Struct, frozen=True, array_like=True):
 class TcpPeer:
     """A remote pool, the threads that send to it and their connections."""
 
-    def __init__(self, key: bytes, offered: Metadata) -> None:
+    def __init__(self, key: bytes, offered: Metadata, streams: int = STREAMS) -> None:
         self.blocks = offered.blocks
         self.placement = offered.placement
-        self.executor = ThreadPoolExecutor(STREAMS, thread_name_prefix="kv-send")
+        self.executor = ThreadPoolExecutor(streams, thread_name_prefix="kv-send")
         self._key = key
         self._offered = offered
         self._idle: deque[socket.socket] = deque()
@@ -176,14 +176,13 @@ class Lane(ABC):
         left_s = max(transfer.remaining_s, 0.0)
         header = wire.HEADER.pack(*wire.Header(sending.tag, sources.size, row_bytes, *layers, *heads, left_s))
         wire.send_all(connection, header + destinations.astype("<u4").tobytes(), check)
-        wire.accept_answer(connection, check)
         self._send(connection, sources)
         wire.accept_answer(connection, check)
         return sources.size * row_bytes
 
     @abstractmethod
     def _send(self, connection: socket.socket, sources: Indices) -> None:
-        """The bytes of these blocks, with their checksums."""
+        """The bytes of these blocks, with their checksums, once the owner answers that it expects them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +196,7 @@ class StreamLane(Lane):
         """Host memory is filled before anybody is told of it."""
 
     def _send(self, connection: socket.socket, sources: Indices) -> None:
+        wire.accept_answer(connection, self._check)
         step = self.sending.unit_rows
         for turn, unit in enumerate(self.units):
             self._check()

@@ -32,7 +32,8 @@ from dynamoc.runtime.transports.nixl_agent import PACKAGES, Agent, interface_tow
 from dynamoc.runtime.transports.nixl_device import DeviceMemory, DevicePacker
 from dynamoc.runtime.transports.nixl_end import End
 from dynamoc.runtime.transports.nixl_host import HostMemory
-from dynamoc.runtime.transports.nixl_staging import Memory, Packer
+from dynamoc.runtime.transports.nixl_packer import Packer
+from dynamoc.runtime.transports.nixl_staging import Memory
 from dynamoc.runtime.transports.nvlink import NvlinkTransport
 from dynamoc.runtime.transports.protocol import Peer, Transport, TransportError
 from dynamoc.runtime.transports.shm import ShmTransport
@@ -130,7 +131,7 @@ class Maker:
             if not isinstance(memory, DeviceMemory):
                 return packer_for(pool, digest)
             made = DevicePacker(pool, memory)
-            made.slot_bytes = nixl_host.SLOT_BYTES  # small ones: more of them
+            made.slots = nixl_host.SLOTS  # small ones: more of them
             return made
 
         return NixlTransport(KEY, gate, self._ends[name], packer)

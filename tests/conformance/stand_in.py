@@ -19,7 +19,7 @@ from dynamoc.runtime.kv.transfer.rows import Rows
 from dynamoc.runtime.kv.transfer.walk import Walk
 from dynamoc.runtime.transports.nixl_agent import Agent, Place
 from dynamoc.runtime.transports.nixl_device import DeviceMemory, DeviceStage
-from dynamoc.runtime.transports.nixl_staging import SLOTS
+from dynamoc.runtime.transports.nixl_staging import Slots
 
 Bytes = np.ndarray
 
@@ -35,9 +35,9 @@ class StandIn(DeviceMemory):
     def use(self) -> None:
         """Every thread does."""
 
-    def stage(self, agent: Agent, slot_bytes: int) -> DeviceStage:
-        memory = np.frombuffer(mmap.mmap(-1, SLOTS * slot_bytes), np.uint8)
-        made = DeviceStage(agent, Place(int(memory.ctypes.data), None), slot_bytes, self.copier())
+    def stage(self, agent: Agent, slots: Slots) -> DeviceStage:
+        memory = np.frombuffer(mmap.mmap(-1, slots.count * slots.size), np.uint8)
+        made = DeviceStage(agent, Place(int(memory.ctypes.data), None), slots, self.copier())
         made.held = memory  # type: ignore[attr-defined]
         return made
 

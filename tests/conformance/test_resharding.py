@@ -24,6 +24,7 @@ from dynamoc.runtime.kv.transfer.checksums import UNIT_BYTES
 from dynamoc.runtime.kv.transfer.pairs import indices_of
 from dynamoc.runtime.kv.transfer.shards import heads_of
 from dynamoc.runtime.transports import nixl_host
+from dynamoc.runtime.transports.nixl_staging import Slots
 from dynamoc.runtime.transports.protocol import TransportError
 from dynamoc.runtime.transports.registry import make_transport
 
@@ -136,7 +137,7 @@ def test_slices_that_take_many_turns_and_several_streams(
 ) -> None:
     if reason := missing(name):
         pytest.skip(reason)
-    monkeypatch.setattr(nixl_host, "SLOT_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(nixl_host, "SLOTS", Slots(2, UNIT_BYTES))
     asyncio.run(case(name, 8, (x, y), None, writer, processes, tokens))
 
 

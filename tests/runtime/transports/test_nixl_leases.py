@@ -22,11 +22,11 @@ from dynamoc.runtime.transports.nixl_agent import Agent, interface_towards
 from dynamoc.runtime.transports.nixl_end import End
 from dynamoc.runtime.transports.nixl_host import HostMemory, HostStage
 from dynamoc.runtime.transports.nixl_leases import Leases
-from dynamoc.runtime.transports.nixl_staging import MAX_STAGES, SLOTS, Stages
+from dynamoc.runtime.transports.nixl_staging import MAX_STAGES, Slots, Stages
 from dynamoc.runtime.transports.process import Process, this_process
 from dynamoc.runtime.transports.protocol import TransportError
 
-SLOT = 4096
+SLOT = Slots(2, 4096)
 BLOCK = 1 << 20
 BLOCKS = 48
 SPEAK = "from dynamoc.runtime.transports.process import this_process; print(this_process().encode().hex(), flush=True)"
@@ -72,7 +72,7 @@ def test_a_stage_is_used_again_once_its_writer_says_that_it_is_quiet(leases: Lea
     _, freed = leases.lease(SLOT, me, quiet=[two])
     assert freed is second
     assert isinstance(freed, HostStage)
-    assert freed.rows(SLOTS - 1, 2, 8).shape == (2, 8)
+    assert freed.rows(1, 2, 8).shape == (2, 8)
     with pytest.raises(KeyError):
         leases.end(two, quiet=True)
 
