@@ -92,6 +92,7 @@ class _Reader:
         for key, entry in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise RecipeError(f"line {key.start_mark.line + 1}: a key is not a word")
+            _check_text(key)
             value, count = self._sized(entry, depth + 1)
             size += count
             if key.value == "<<" and key.style in PLAIN:
@@ -104,8 +105,15 @@ class _Reader:
         return {**merged, **own}, size
 
 
+def _check_text(node: Any) -> None:
+    if "\0" in node.value:
+        line = node.start_mark.line + 1
+        raise RecipeError(f"line {line}: the text has a NUL character, which no program takes as an argument")
+
+
 def _scalar(node: Any) -> Any:
     """By the core schema, but `yes` and `off` are what the systems that wrote them take them for."""
+    _check_text(node)
     if node.style not in PLAIN:
         return node.value
     if node.tag == _BOOL:

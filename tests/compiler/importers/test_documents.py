@@ -37,6 +37,8 @@ def test_merge_keys_anchors_and_several_documents() -> None:
         ("a: 1\na: 2", "line 2: the key `a` is written twice"),
         ("a: &x [*x]", "contains itself"),
         ("{[1]: 2}", "a key is not a word"),
+        ('a: "1\\0"', "line 1: the text has a NUL character"),
+        ('\n"a\\0": 1', "line 2: the text has a NUL character"),
         ("[" * 80 + "]" * 80, "nested deeper"),
         (
             "a: &a [1,1,1,1,1,1,1,1,1]\n"
