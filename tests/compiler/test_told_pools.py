@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from proving import cards
 
+from dynamoc.compiler import staging
 from dynamoc.compiler.cluster_spec import read_cluster
 from dynamoc.compiler.pipeline import build_plan, prove
 from dynamoc.compiler.source import read_source
 from dynamoc.compiler.summary import summarize
+from dynamoc.runtime.transports import nixl_device
 
 MIB, GIB = 1 << 20, 1 << 30
 SPEC = """\
@@ -53,6 +55,36 @@ MOST = (40 * GIB - WEIGHTS - GIB) // BLOCK
 )
 def test_a_pool_is_held_against_what_the_weights_leave(pool: str, expected: list[tuple[str, str]]) -> None:
     assert found(spec(pool)) == expected
+
+
+SPLIT = """\
+dynamoc: 1
+name: demo
+model: {{ref: meta-llama/Llama-3.1-8B-Instruct}}
+defaults: {{engine: native, device: cuda, dtype: bfloat16, context_length: 8192, kv_blocks: {blocks}}}
+components:
+  frontend: {{role: frontend, port: 8000}}
+  router: {{role: router}}
+  prefill: {{role: prefill, replicas: 3}}
+  decode: {{role: decode, kv_blocks: 2048}}
+edges: [frontend -> router -> prefill, {{from: prefill, to: decode, transport: {transport}}}]
+"""
+
+
+def test_slots_of_nixl_are_beside_the_pool_too() -> None:
+    slots = nixl_device.SLOTS
+    assert (slots.count, slots.size) == (staging.SLOTS, staging.SLOT_BYTES)
+    room = slots.count * slots.size // BLOCK
+
+    def said(blocks: int, transport: str) -> list[tuple[str, str]]:
+        return found(SPLIT.format(blocks=blocks, transport=transport))
+
+    assert said(MOST, "nvlink") == said(MOST - room, "nixl") == [("D332", "warning")]
+    assert said(MOST - room + 1, "nixl") == [("D332", "error")]
+    text = SPLIT.format(blocks=2048, transport="nixl").replace("kv_blocks: 2048}\n", f"kv_blocks: {MOST}}}\n")
+    proof = prove(read_source(text, "spec.yaml"), read_cluster(read_source(SITE, "c")), cards())
+    (one,) = [said for said in proof.diagnostics if said.code == "D332"]
+    assert one.notes[1] == "384 MiB of slots for `nixl`: 3 peers x 128 MiB"
 
 
 def test_wider_weights_leave_less() -> None:
