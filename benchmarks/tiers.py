@@ -1,15 +1,20 @@
 """How fast KV moves between the device pool and the tiers of a CPU worker, each beside the ceiling of the same minute.
 
-    python benchmarks/tiers.py [--gb 2.4] [--rounds 7] [--folder DIR] [--swift VENV] [--output FILE] [--only PART]
+    python benchmarks/tiers.py [--gb 2.4] [--turns 11] [--folder DIR] [--swift VENV] [--output FILE] [--only PART]
 
 The prefix is that of Dynamo's issue 6101: 2.4 GB whose fragments are 16 KiB each (a layer's keys of one block). It is
 offloaded to disk and onboarded again, straight from the pool (no host tier), with every checksum taken and checked.
 
 The disk's ceiling is the same bytes with O_DIRECT and nothing else done, by the best of several sizes of pieces and
-counts of threads, which is looked for first; its buffers are made and touched before. The ceiling of an object store is
-the same client with the same objects, as many threads and no tiers: a folder, and a real S3 server on this machine.
-Ours and the ceilings take turns; figures are medians of the rounds. Every byte that comes back is compared with what
-was stored. `cpu_s_per_gb` is what this process computes for it: cores divided by it bound the speed, whatever the disk.
+counts of threads, which is looked for first (raw_disk.py). The ceiling of an object store is the same client with the
+same objects, as many threads and no tiers: a folder, and a real S3 server on this machine.
+Ours and the ceiling take turns (turns.py); speeds are medians, a share the median of the quotients of all turns. Every
+byte that comes back is compared with what was stored. `cpu_s_per_gb` is what this process computes for it: cores
+divided by it bound the speed, whatever the disk.
+
+A CPU worker's pool is memory that others may map. It lies in huge pages only where the kernel allows that,
+`echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled`; scattered over small ones, it leaves for a disk at
+about half the speed. The setting is kept with the figures.
 """
 
 from __future__ import annotations
@@ -17,33 +22,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import mmap
 import os
 import platform
-import resource
-import statistics
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import obstore
 import xxhash
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "runtime" / "kv" / "tiers"), str(ROOT / "tests" / "support" / "s3")]
+SUPPORT = ROOT / "tests" / "support"
+sys.path[:0] = [str(ROOT / "tests" / "runtime" / "kv" / "tiers"), str(SUPPORT / "s3"), str(SUPPORT / "ports")]
 
+from raw_disk import RawDisk  # noqa: E402
 from tier_kit import chain  # noqa: E402
+from turns import Side, Spent, Watch, by_turns, in_threads  # noqa: E402
 
 from dynamoc.runtime.kv.layout import KvLayout  # noqa: E402
 from dynamoc.runtime.kv.pool import HostPool  # noqa: E402
 from dynamoc.runtime.kv.tiers.device import HostDevice  # noqa: E402
-from dynamoc.runtime.kv.tiers.objects import Objects, open_store  # noqa: E402
+from dynamoc.runtime.kv.tiers.objects import open_store  # noqa: E402
 from dynamoc.runtime.kv.tiers.page import page_format  # noqa: E402
 from dynamoc.runtime.kv.tiers.stack import TierStack  # noqa: E402
 from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier  # noqa: E402
@@ -51,9 +54,6 @@ from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier  # noqa
 FRAGMENT = 16 * 1024
 LAYOUT = KvLayout(layers=32, heads=8, head_dim=128, block_size=8, dtype="bfloat16", item_bytes=2)
 """Llama-3.1-8B in blocks of 8 tokens: 64 fragments of 16 KiB, 1 MiB a block."""
-SHAPES = tuple((piece << 20, threads) for piece in (1, 4, 16) for threads in (2, 4, 8))
-"""Bytes of an I/O and threads among which the disk's ceiling is looked for."""
-TRIALS = 2
 THREADS = 8
 OFFER = 128
 """Blocks offered at a time: as much as an engine computes in a few steps."""
@@ -62,33 +62,12 @@ ROOM = 24
 LIMIT_S = 600
 
 
-class Spent(NamedTuple):
-    """Time on the clock, and of this process on all processors."""
-
-    seconds: float
-    cpu_s: float
-
-
-class Watch:
-    """Measures from its making on."""
-
-    def __init__(self) -> None:
-        self._started, self._cpu_s = time.monotonic(), self._used()
-
-    def stop(self) -> Spent:
-        return Spent(time.monotonic() - self._started, self._used() - self._cpu_s)
-
-    @staticmethod
-    def _used() -> float:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime
-
-
 class Rig:
     """A pool of random blocks above one tier."""
 
     def __init__(self, cache: CacheSettings, blocks: int) -> None:
         self.pool = HostPool(LAYOUT, blocks)
+        self.size = LAYOUT.block_bytes * blocks
         rng = np.random.default_rng(6101)
         self.array = np.frombuffer(self.pool.data, np.uint8).reshape(blocks, -1)
         for block in range(blocks):
@@ -148,143 +127,80 @@ class Rig:
         self.pool.close()
 
 
-def in_threads(count: int, threads: int, job: Callable[[int, int], object]) -> Spent:
-    """`job(number, thread)` for each number below `count`, dealt to the threads before the clock starts."""
-
-    def work(thread: int) -> None:
-        for number in range(thread, count, threads):
-            job(number, thread)
-
-    with ThreadPoolExecutor(threads) as pool:
-        watch = Watch()
-        for future in [pool.submit(work, thread) for thread in range(threads)]:
-            future.result()
-        return watch.stop()
-
-
-class RawDisk:
-    """The ceiling: large pieces, O_DIRECT, memory that is never looked at."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
-        largest, threads = (max(values) for values in zip(*SHAPES, strict=True))
-        self.size = size // largest * largest
-        os.posix_fallocate(self.descriptor, 0, self.size)
-        self.buffers = [mmap.mmap(-1, largest) for _ in range(threads)]
-        for buffer in self.buffers:
-            buffer[:] = os.urandom(largest)
-        self._run(os.pwritev, *SHAPES[0])  # the first time allocates
-        self.shapes = {operation: self._best(operation) for operation in (os.pwritev, os.preadv)}
-
-    def write(self) -> Spent:
-        return self._run(os.pwritev, *self.shapes[os.pwritev])
-
-    def read(self) -> Spent:
-        return self._run(os.preadv, *self.shapes[os.preadv])
-
-    def _best(self, operation: Callable[..., int]) -> tuple[int, int]:
-        trials = [(self._run(operation, *shape).seconds, shape) for _ in range(TRIALS) for shape in SHAPES]
-        return min(trials)[1]
-
-    def _run(self, operation: Callable[..., int], piece: int, threads: int) -> Spent:
-        views = [memoryview(buffer)[:piece] for buffer in self.buffers[:threads]]
-
-        def move(number: int, thread: int) -> None:
-            assert operation(self.descriptor, [views[thread]], number * piece) == piece
-
-        return in_threads(self.size // piece, threads, move)
-
-
-def compare(
-    rounds: int, size: int, pairs: dict[str, tuple[Callable[[], Spent], Callable[[], Spent]]], raw_size: int
-) -> dict[str, Any]:
-    """Medians in bytes per second of ours and of the ceiling, and their quotient."""
-    spent: dict[str, list[Spent]] = {f"{side} {name}": [] for name in pairs for side in ("ours", "ceiling")}
-    for number in range(rounds):
-        for name, (ours, ceiling) in pairs.items():
-            order = (("ours", ours), ("ceiling", ceiling))
-            for side, run in order if number % 2 else reversed(order):
-                spent[f"{side} {name}"].append(run())
-    result: dict[str, Any] = {}
-    for name in pairs:
-        speeds: dict[str, list[float]] = {}
-        result[name] = {}
-        for side, moved in (("ours", size), ("ceiling", raw_size)):
-            gb, found = moved / 1e9, spent[f"{side} {name}"]
-            speeds[side] = sorted(gb / one.seconds for one in found)
-            result[name] |= {
-                f"{side}_gb_per_s": round(statistics.median(speeds[side]), 3),
-                f"{side}_min_max": [round(speeds[side][0], 3), round(speeds[side][-1], 3)],
-                f"{side}_cpu_s_per_gb": round(statistics.median(one.cpu_s / gb for one in found), 3),
-            }
-        share = statistics.median(speeds["ours"]) / statistics.median(speeds["ceiling"])
-        result[name] |= {"share_of_ceiling": round(share, 3)}
-    return result
-
-
-def disk(folder: Path, size: int, rounds: int) -> dict[str, Any]:
+def disk(folder: Path, size: int, turns: int) -> dict[str, Any]:
     blocks = int(size // LAYOUT.block_bytes)
     frame = page_format(LAYOUT, "benchmark").frame_bytes
     rig = Rig(CacheSettings(disk=DiskTier(str(folder / "tier"), blocks * 5 // 4 * frame), admission="all"), blocks)
-    raw = RawDisk(folder / "raw", size)
+    raw = RawDisk(folder / "raw", rig.size)
     rig.offload()  # the first time allocates
+    raw.write()
+    raw.read()
     try:
-        pairs = {"offload": (rig.offload, raw.write), "onboard": (rig.onboard, raw.read)}
-        return compare(rounds, blocks * LAYOUT.block_bytes, pairs, raw.size) | {
-            "bytes": blocks * LAYOUT.block_bytes,
-            "fragments": blocks * LAYOUT.block_bytes // FRAGMENT,
+        return {
+            "offload": by_turns(turns, Side(rig.offload, rig.size), Side(raw.write, raw.size)),
+            "onboard": by_turns(turns, Side(rig.onboard, rig.size), Side(raw.read, raw.size)),
+            "bytes": rig.size,
+            "fragments": rig.size // FRAGMENT,
             "blocks": blocks,
             "o_direct": rig.store.is_direct,
-            "ceiling_piece_mib_and_threads": {
-                name: [shape[0] >> 20, shape[1]] for name, shape in zip(pairs, raw.shapes.values(), strict=True)
-            },
+            "ceiling_bytes_and_threads": {"offload": raw.write_shape, "onboard": raw.read_shape},
         }
     finally:
         rig.close()
-        os.close(raw.descriptor)
+        raw.close()
 
 
-def objects(url: str, size: int, rounds: int) -> dict[str, Any]:
+class RawObjects:
+    """The ceiling: the same client, with as many objects of the same size and as many threads, and nothing else."""
+
+    def __init__(self, url: str, count: int) -> None:
+        frame = page_format(LAYOUT, "benchmark").frame_bytes
+        self._count = count
+        self.size = count * frame
+        self._client = open_store(url, 60)
+        # As many as our pool has, or 64: one body alone would stay in the processor's cache.
+        self._bodies = [memoryview(bytearray(os.urandom(frame))) for _ in range(min(count, 64))]
+        self._sinks = [memoryview(bytearray(frame)) for _ in range(THREADS)]
+
+    def clear(self) -> None:
+        """Every object of the store goes, ours too."""
+        for batch in obstore.list(self._client):
+            obstore.delete(self._client, [found["path"] for found in batch])
+
+    def put(self) -> Spent:
+        """All of them, into an empty store."""
+        self.clear()
+        return in_threads(self._count, THREADS, self._put)
+
+    def get(self) -> Spent:
+        """All of them, each into memory of ours."""
+        return in_threads(self._count, THREADS, self._get)
+
+    def _put(self, number: int, _thread: int) -> None:
+        body = self._bodies[number % len(self._bodies)]
+        obstore.put(self._client, f"raw/{number}", body, mode="create", use_multipart=False)
+
+    def _get(self, number: int, thread: int) -> None:
+        self._sinks[thread][:] = memoryview(obstore.get(self._client, f"raw/{number}").bytes())
+
+
+def objects(url: str, size: int, turns: int) -> dict[str, Any]:
+    """Of each side, what was stored last stays there while it is read; the other's store is another folder."""
     blocks = int(size // LAYOUT.block_bytes)
-    frame = page_format(LAYOUT, "benchmark").frame_bytes
-    client = open_store(url, 60)
-    # As many as our pool has, or 64: one body alone would stay in the processor's cache.
-    bodies = [memoryview(bytearray(os.urandom(frame))) for _ in range(min(blocks, 64))]
-    sinks = [memoryview(bytearray(frame)) for _ in range(THREADS)]
-
-    def clear() -> None:
-        for batch in obstore.list(client):
-            obstore.delete(client, [found["path"] for found in batch])
-
-    def put_one(number: int, _thread: int) -> None:
-        body = bodies[number % len(bodies)]
-        obstore.put(client, f"raw/{number}", body, mode="create", use_multipart=False)
-
-    def get_one(number: int, thread: int) -> None:
-        sinks[thread][:] = memoryview(obstore.get(client, f"raw/{number}").bytes())
-
-    def put() -> Spent:
-        clear()
-        return in_threads(blocks, THREADS, put_one)
-
-    rig = Rig(CacheSettings(object=ObjectTier(url), admission="all"), blocks)
-    assert isinstance(rig.store, Objects)
+    raw = RawObjects(f"{url}/raw", blocks)
+    rig = Rig(CacheSettings(object=ObjectTier(f"{url}/ours"), admission="all"), blocks)
+    ours = RawObjects(f"{url}/ours", 0)
 
     def offload() -> Spent:
-        clear()
+        ours.clear()
         return rig.offload()
 
-    def put_then_get() -> Spent:
-        put()
-        return in_threads(blocks, THREADS, get_one)
-
-    def offload_then_onboard() -> Spent:
-        offload()
-        return rig.onboard()
-
     try:
-        pairs = {"offload": (offload, put), "onboard": (offload_then_onboard, put_then_get)}
-        return compare(rounds, blocks * LAYOUT.block_bytes, pairs, blocks * frame) | {"blocks": blocks}
+        return {
+            "offload": by_turns(turns, Side(offload, rig.size), Side(raw.put, raw.size)),
+            "onboard": by_turns(turns, Side(rig.onboard, rig.size), Side(raw.get, raw.size)),
+            "blocks": blocks,
+        }
     finally:
         rig.close()
 
@@ -308,20 +224,33 @@ def s3(venv: str | None, folder: Path) -> Iterator[str | None]:
         yield "s3://bench/pages"
 
 
+def shared_huge_pages() -> str:
+    """Which shared memory the kernel gives huge pages: `never`, `advise`, and so on."""
+    try:
+        said = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
+    except FileNotFoundError:
+        return "never"
+    return said.partition("[")[2].partition("]")[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--gb", type=float, default=2.4, help="size of the prefix on disk")
-    parser.add_argument("--file-mib", type=int, default=1024, help="size of the prefix in a folder of objects")
-    parser.add_argument("--s3-mib", type=int, default=64, help="and on an S3 server")
+    parser.add_argument("--file-mib", type=int, default=1024, help="in a folder of objects")
+    parser.add_argument("--s3-mib", type=int, default=48, help="and on an S3 server")
     parser.add_argument("--only", choices=("disk", "file", "s3"), help="measure only this")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=11)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--swift", help="virtual environment with Swift in it")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     result: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "load_at_start": os.getloadavg()[0]},
-        "rounds": options.rounds,
+        "machine": {
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "load_at_start": os.getloadavg()[0],
+            "shared_huge_pages": shared_huge_pages(),
+        },
     }
 
     def keep(name: str, measured: dict[str, Any]) -> None:
@@ -333,13 +262,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         if options.only in (None, "disk"):
-            keep("disk", disk(folder, int(options.gb * 1e9), options.rounds))
+            keep("disk", disk(folder, int(options.gb * 1e9), options.turns))
         if options.only in (None, "file"):
-            keep("object_file", objects(f"file://{folder}/objects", options.file_mib << 20, options.rounds))
+            keep("object_file", objects(f"file://{folder}/objects", options.file_mib << 20, options.turns))
         if options.only in (None, "s3"):
             with s3(options.swift, folder) as url:
                 if url is not None:
-                    keep("object_s3_swift", objects(url, options.s3_mib << 20, options.rounds))
+                    keep("object_s3_swift", objects(url, options.s3_mib << 20, options.turns))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Llama-3.1-8B in blocks of 16 tokens (2 MiB) and of 8 (1 MiB). A prompt's blocks 
 back onto shuffled blocks, with every page's checksum taken and checked. The ceiling is one plain copy of as many bytes
 between the pool and the same kind of memory. `device` is the copy alone, by the way that the host was measured to do
 soonest, no checksums.
-With `--disk-gb`, the same through a disk without a host tier; its ceiling is 4 MiB pieces with O_DIRECT by 8 threads.
+With `--disk-gb`, the same through a disk without a host tier; its ceiling is that of tiers.py.
 Before each way back the pool is poisoned; after it every byte is compared. Ours and ceilings take turns; medians.
 """
 
@@ -28,7 +28,8 @@ import cuda_bench as bench
 import cupy
 import numpy as np
 from cupy.cuda import runtime
-from tiers import LIMIT_S, OFFER, ROOM, RawDisk, chain
+from raw_disk import RawDisk
+from tiers import LIMIT_S, OFFER, ROOM, chain
 
 from dynamoc.runtime.doctor.links import known_links
 from dynamoc.runtime.kv.cuda.pool import DevicePool
@@ -183,9 +184,9 @@ def disk(folder: Path, total: int, rounds: int) -> dict[str, Any]:
     try:
         ways = {
             "offload": rig.offload,
-            "offload, ceiling": raw.write,
+            "offload, ceiling": lambda: raw.write().seconds,
             "onboard": rig.onboard,
-            "onboard, ceiling": raw.read,
+            "onboard, ceiling": lambda: raw.read().seconds,
         }
         facts = {
             "tier": "G3",

@@ -187,8 +187,7 @@ class Onboarder:
         while start < len(sources):
             tier, end = self._tiers[sources[start]], start + 1
             pieces = self._pieces(tier, in_pieces=in_pieces)
-            # A piece of more pages is a copy as large; but every thread of the tier shall have its share.
-            most = max(self._batch, min(self._batch * len(pieces), -(-len(sources) // tier.lane.threads)))
+            most = self._most_together(tier, len(sources), len(pieces))
             while end < len(sources) and sources[end] == sources[start] and end - start < most:
                 end += 1
             entries = tier.ledger.pin([key.name for key in keys[start:end]])
@@ -198,6 +197,13 @@ class Onboarder:
             if len(entries) < end - start:
                 return
             start = end
+
+    def _most_together(self, tier: Tier, pages: int, pieces: int) -> int:
+        """How many pages one thread takes at a time of a load of so many."""
+        if tier.least_read_bytes is None:
+            return 1
+        # A piece of more pages is a copy as large; but every thread of the tier shall have its share.
+        return max(self._batch, min(self._batch * pieces, -(-pages // tier.lane.threads)))
 
     def _pieces(self, tier: Tier, *, in_pieces: bool) -> Sequence[range]:
         format_ = self._device.format

@@ -37,7 +37,7 @@ class Store(Protocol):
     latency_s: float
     """From asking for a page to its first byte, about."""
     least_read_bytes: int | None
-    """Pieces of pages are worth reading from this size on; None: pages are read whole."""
+    """Pieces of pages are worth reading from this size on; None: pages are read whole, and each by itself."""
 
     @property
     def is_up(self) -> bool:
