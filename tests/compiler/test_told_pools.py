@@ -81,7 +81,7 @@ def test_slots_of_nixl_are_beside_the_pool_too() -> None:
 
     assert said(MOST, "nvlink") == said(MOST - room, "nixl") == [("D332", "warning")]
     assert said(MOST - room + 1, "nixl") == [("D332", "error")]
-    text = SPLIT.format(blocks=2048, transport="nixl").replace("kv_blocks: 2048}\n", f"kv_blocks: {MOST}}}\n")
+    text = SPLIT.format(blocks=2048, transport="nixl").replace("decode, kv_blocks: 2048", f"decode, kv_blocks: {MOST}")
     proof = prove(read_source(text, "spec.yaml"), read_cluster(read_source(SITE, "c")), cards())
     (one,) = [said for said in proof.diagnostics if said.code == "D332"]
     assert one.notes[1] == "384 MiB of slots for `nixl`: 3 peers x 128 MiB"
