@@ -78,7 +78,7 @@ class HostPool:
         self.blocks = blocks
         self.data_bytes = layout.block_bytes * blocks
         self.nonce = secrets.token_bytes(NONCE_BYTES)
-        self.fd = _sealed(name, self.size_of(layout, blocks)) if fd is None else fd
+        self.fd = sealed_memfd(name, self.size_of(layout, blocks)) if fd is None else fd
         self._map = mmap.mmap(self.fd, PAGE_BYTES + self.data_bytes)
         prefer_huge_pages(self._map)
         self._map[: len(self.nonce)] = self.nonce
@@ -107,7 +107,8 @@ class HostPool:
         os.close(self.fd)
 
 
-def _sealed(name: str, size: int) -> int:
+def sealed_memfd(name: str, size: int) -> int:
+    """A new memfd that keeps its size; what nobody has touched takes no memory."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     # A peer that maps the file would be killed by SIGBUS if it could ever shrink.

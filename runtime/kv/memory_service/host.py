@@ -35,12 +35,9 @@ class HostMemory:
 
     granularity = mmap.PAGESIZE
 
-    def __init__(self, name: str = "dynamoc-weights") -> None:
-        self._name = name
-
     def create(self, size: int) -> int:
         """Zeroed, of a size that nobody can change."""
-        fd = os.memfd_create(self._name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create("dynamoc-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.posix_fallocate(fd, 0, size)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)

@@ -28,8 +28,6 @@ from dynamoc.runtime.kv.memory_service.messages import (
 CHUNK_BYTES = 128 << 20
 """Tensors share allocations of so many bytes; a larger one has its own."""
 ALLOCATE_LIMIT_S = 30.0
-ZEROED_BYTES_PER_S = 1 << 30
-"""At least, where memory of a host is allocated."""
 
 
 class Session:
@@ -91,8 +89,7 @@ class Session:
         MemoryServiceError, WireError.
         """
         self._send(asked)
-        allocating_s = ALLOCATE_LIMIT_S + asked.pool_bytes / ZEROED_BYTES_PER_S
-        answer, fds = self._answer(asked.limit_s + allocating_s)
+        answer, fds = self._answer(asked.limit_s + ALLOCATE_LIMIT_S)
         if not isinstance(answer, Kept) or len(fds) != (1 if answer.handle else 2):
             _close(fds)
             raise MemoryServiceError(f"the owner answers {type(answer).__name__} with {len(fds)} descriptors to Keep")

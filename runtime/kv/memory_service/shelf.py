@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dynamoc.runtime.kv.memory_service.host import HostMemory
 from dynamoc.runtime.kv.memory_service.lock import LOOK_S, LockError
+from dynamoc.runtime.kv.memory_service.memory import MemoryServiceError
 from dynamoc.runtime.kv.memory_service.messages import Keep, Was
+from dynamoc.runtime.kv.pool import sealed_memfd
 
 
 class Held(Protocol):
@@ -31,13 +32,16 @@ class Held(Protocol):
 
 
 class HeldHost:
-    """Memory of this host, zeroed."""
+    """Memory of this host, zeros where nobody wrote."""
 
     handle = b""
 
     def __init__(self, size: int) -> None:
-        """OutOfMemoryError, MemoryServiceError."""
-        self.fds: tuple[int, ...] = (HostMemory("dynamoc-kv").create(size),)
+        """MemoryServiceError."""
+        try:
+            self.fds: tuple[int, ...] = (sealed_memfd("dynamoc-kv", size),)
+        except OSError as error:
+            raise MemoryServiceError(f"cannot allocate {size} B: {error}") from error
 
     def close(self) -> None:
         """Let go of it; those that mapped it keep it."""
