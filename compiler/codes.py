@@ -123,6 +123,7 @@ CODES: Mapping[str, str] = {
     "D528": "prefill and decode that move KV differently",
     "D529": "copies of a model over several nodes",
     "D530": "a tier the engine does not keep",
+    "D531": "a kept pool without a prefix cache",
     # campaigns
     "D601": "an expression without a value",
     "D602": "a name with two values",

@@ -12,7 +12,7 @@ USUAL_DTYPE = "bfloat16"
 
 
 def check_engines(graph: Graph, report: Reporter) -> Graph:
-    """D501 device, D502 parallelism, D506 block size, D507 dtype, D508 KV dtype, D511 arguments."""
+    """D501 device, D502 parallelism, D506 block size, D507 dtype, D508 KV dtype, D511 arguments, D531 kept KV."""
     for component in graph.components:
         if component.worker is not None:
             facts = dialect(component.worker.engine).capabilities
@@ -21,6 +21,7 @@ def check_engines(graph: Graph, report: Reporter) -> Graph:
             _check_dtypes(component, component.worker, facts, report)
             _check_block_size(component, component.worker, facts, report)
             _check_arguments(component, component.worker, facts, report)
+            _check_kept(component, component.worker, facts, report)
     return graph
 
 
@@ -100,6 +101,19 @@ def _check_arguments(component: Component, options: WorkerOptions, facts: Engine
                 at_key=True,
                 remedies=[Remedy((Rename(path, near) if near else Drop(path),))],
             )
+
+
+def _check_kept(component: Component, options: WorkerOptions, facts: EngineCapabilities, report: Reporter) -> None:
+    """Of engines that are ours: those know the argument."""
+    if "kv" in (facts.arguments or ()) and options.args.get("kv") == "kept" and not options.prefix_caching:
+        path: Path = (*component.at, "args", "kv")
+        report.error(
+            "D531",
+            f"`kv: kept` keeps nothing in `{component.name}`",
+            (path, "a worker that comes back finds prefixes"),
+            ((*component.at, "prefix_caching"), "and this one has none"),
+            remedies=[Remedy((Put((*component.at, "prefix_caching"), True),))],
+        )
 
 
 def _one_of(words: tuple[str, ...]) -> str:
