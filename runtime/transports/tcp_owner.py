@@ -150,6 +150,8 @@ class TcpOwner:
                     connection.close()
                     continue
                 connection.settimeout(wire.POLL_S)
+                # The last of several answers would wait 40 ms for the peer to confirm the one before it.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 thread = threading.Thread(target=self._serve, args=(connection,), name="kv-receive", daemon=True)
                 self._connections[connection] = thread
             thread.start()

@@ -37,8 +37,8 @@ _BLOCKING_UNTIMED = 3
 class CudaDevice:
     """The pool of a worker that computes on a GPU. `batch_bytes` must hold a page."""
 
-    threads = 8
-    """Host threads that take and check checksums while others copy."""
+    threads = 4
+    """Host threads that take and check checksums while others copy; more of them wait for the interpreter, not work."""
 
     def __init__(self, pool: DevicePool, format_: PageFormat, ways: Ways, batch_bytes: int = 16 << 20) -> None:
         self.format = format_

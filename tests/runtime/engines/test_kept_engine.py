@@ -71,7 +71,8 @@ def _environ(pid: int) -> list[bytes]:
 def life(run_dir: Path, *words: str) -> dict[str, Any]:
     """One engine from its start until it is killed; what it said."""
     here = Path(__file__).parent
-    marks = {"DYNAMOC_RUN_DIR": str(run_dir), "DYNAMOC_PROCESS": "decode-0", "PYTHONPATH": str(here)}
+    path = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    marks = {"DYNAMOC_RUN_DIR": str(run_dir), "DYNAMOC_PROCESS": "decode-0", "PYTHONPATH": path}
     words = (sys.executable, str(here / "kept_engine.py"), *words)
     with subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, **marks}) as process:
         assert process.stdout is not None
