@@ -140,18 +140,19 @@ def test_a_reservation_may_be_computed_here_or_dropped(pair: Pair):
 
 
 def test_events_add_up_to_what_is_resident(pair: Pair):
-    listener = pair.cut
     for name in range(300, 320):  # more than the pool holds
-        generate(listener, prompt(name), 4)
-    told: set[int] = set()
-    for report in listener.seen:
-        follow(told, report.events)
-    resident: set[int] = set()
-    follow(resident, listener.engine.resident())
+        generate(pair.whole, prompt(name, 32), 1)
+    generate(pair.cut, prompt(319, 32), 4)
+    for listener in (pair.whole, pair.cut):
+        told: set[int] = set()
+        for report in listener.seen:
+            follow(told, report.events)
+        resident: set[int] = set()
+        follow(resident, listener.engine.resident())
 
-    assert told == resident
-    assert len(resident) <= 64
-    assert set(sequence_hashes(local_hashes(pack_tokens(prompt(319)), BLOCK_SIZE))) <= resident
+        assert told == resident
+        assert len(resident) <= 64
+        assert set(sequence_hashes(local_hashes(pack_tokens(prompt(319, 32)), BLOCK_SIZE))) <= resident
 
 
 def follow(resident: set[int], events: list[KvEvent]) -> None:

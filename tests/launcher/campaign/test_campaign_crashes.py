@@ -96,9 +96,9 @@ def crash_points(results: int) -> Iterator[tuple[int, float]]:
 def test_fifty_ends_in_the_middle_of_a_write_change_nothing(
     tmp_path: Path, expected: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.write
+    real, new = os.write, fresh(tmp_path / "new")
     for number, (at, share) in enumerate(crash_points(len(expected))):
-        store = fresh(tmp_path / str(number))
+        store = Store(shutil.copytree(new.folder, tmp_path / str(number)))
         left = at
 
         def write(descriptor: int, data: Any, share: float = share) -> int:
