@@ -89,6 +89,7 @@ STEPS = (
     tests("kernels", 1, "kernels: every size, alignment and layout, sums, deadlines", *KERNELS),
     tests("tiers", 1, "KV tiers below a device", "tests/runtime/kv/tiers/test_cuda_device.py"),
     tests("engine", 1, "the native engine on a GPU", "tests/runtime/engines/test_engine_cuda.py"),
+    tests("kept", 1, "KV that outlives its worker", "-k", "cuda", "tests/runtime/engines/test_kept_engine.py"),
     tests("transport", 1, "conformance of nvlink", "-k", "nvlink", *TRANSPORTS),
     tests("nixl_gpu", 1, "conformance of nixl between memory of GPUs", "-k", "nixl_gpu", *TRANSPORTS),
     tests("reshard", 1, "TP pairs between GPUs", "-k", "between_gpus", "tests/conformance/test_resharding.py"),
@@ -104,6 +105,7 @@ STEPS = (
     benchmark("reshard_cuda", 2, "TP to TP over NVLink"),
     benchmark("offload_cuda", 1, "device to page-locked host and back"),
     benchmark("interference_cuda", 2, "a decode step beside copies"),
+    benchmark("memory_service", 1, "weights that outlive their worker"),
     benchmark("tiers_cuda", 1, "tiers below a device", "--output", str(RESULTS / "tiers_cuda.json")),
 )
 
