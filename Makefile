@@ -25,8 +25,9 @@ demo: $(VENV)/.runtime model ## Serve SmolLM2 from two prefill and two decode wo
 sweep-demo: $(VENV)/.runtime model ## Measure the eight points of a small campaign: a few minutes on two cores
 	@$(BIN)/dynamoc sweep examples/campaigns/demo.yaml
 
-test: $(VENV)/.dev model ## Set everything up and pass the tests
-	@$(BIN)/python -m pytest --numprocesses 2
+# It starts hundreds of processes: bytecode is kept, or each of them would compile us again.
+test: $(VENV)/.dev model ## Set everything up and pass the tests, in two processes
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/.dev fmt-check lint types contracts test ## Format, lint, types, import contracts, tests
 

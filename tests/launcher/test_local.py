@@ -97,7 +97,7 @@ def test_interrupts_while_stopping_hurry(stage):
 
     begin = time.monotonic()
     assert run.stop(tick)
-    assert time.monotonic() - begin < 10.0
+    assert time.monotonic() - begin < 30.0
     assert pids(run.folder) == set()
 
 

@@ -53,7 +53,7 @@ def test_a_process_deaf_to_sigterm_is_killed_after_its_drain_time(stage):
     run.wait_ready()
     begin = time.monotonic()
     assert run.end() == 0
-    assert 0.5 <= time.monotonic() - begin < 4.0
+    assert 0.5 <= time.monotonic() - begin < 20.0
     last = next(e for e in run.events("decode-0") if e.event == "exited")
     assert last.signal == "SIGKILL" and "not stopped 0.5 s after SIGTERM" in last.reason
     assert run.status().processes["decode-0"].reason == last.reason
@@ -67,7 +67,7 @@ def test_the_same_signal_again_hurries(stage):
     run.wait(lambda s: s.processes["decode-0"].state == "draining")
     begin = time.monotonic()
     assert run.end() == 0
-    assert time.monotonic() - begin < 5.0
+    assert time.monotonic() - begin < 25.0
 
 
 def test_an_interrupt_passed_on_as_sigterm_is_one_request(stage):
@@ -86,7 +86,7 @@ def test_a_signal_while_starting_or_waiting_to_restart_stops_at_once(stage):
     run.wait(lambda s: s.processes["decode-1"].state == "restarting" and s.processes["decode-0"].pid)
     begin = time.monotonic()
     assert run.end() == 0
-    assert time.monotonic() - begin < 5.0
+    assert time.monotonic() - begin < 25.0
 
 
 def test_end_of_input_drains_where_asked(stage):
