@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--gb", type=float, default=2.4, help="size of the prefix on disk")
     parser.add_argument("--file-mib", type=int, default=1024, help="in a folder of objects")
-    parser.add_argument("--s3-mib", type=int, default=48, help="and on an S3 server")
+    parser.add_argument("--s3-mib", type=int, default=32, help="and on an S3 server")
     parser.add_argument("--only", choices=("disk", "file", "s3"), help="measure only this")
     parser.add_argument("--turns", type=int, default=11)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
