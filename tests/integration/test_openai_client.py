@@ -92,8 +92,9 @@ def test_a_seed_makes_sampling_repeatable(client: openai.OpenAI) -> None:
         answer = client.chat.completions.create(model=MODEL, messages=PARIS, temperature=1.5, seed=seed, max_tokens=16)
         return answer.choices[0].message.content
 
-    assert ask(1) == ask(1)
-    assert len({ask(seed) for seed in range(4)}) > 1
+    answers = [ask(seed) for seed in range(3)]
+    assert ask(1) == answers[1]
+    assert len(set(answers)) > 1
 
 
 def test_a_tiny_top_p_is_greedy(client: openai.OpenAI) -> None:
@@ -174,7 +175,7 @@ def test_sixty_four_concurrent_streams_all_finish(pipeline: Pipeline) -> None:
             model=MODEL,
             messages=[{"role": "user", "content": f"Count from {number}."}],
             temperature=0,
-            max_tokens=12,
+            max_tokens=6,
             stream=True,
         )
         return "".join([c.choices[0].delta.content or "" async for c in chunks])
