@@ -325,7 +325,7 @@ class Scheduler:
         if not reserving and (not budget or len(self._running) >= self._max_sequences):
             return False
         found = self._look_up(sequence)
-        if found is not None and self._must_wait(found):
+        if found is not None and self._must_wait(found, asks=reserving and found.useful < len(found.keys)):
             return False
         if not self._allocate(sequence):
             return False
@@ -345,11 +345,15 @@ class Scheduler:
             return self.tiering.look_up_beside(sequence.tokens, self._reservations.wanted[sequence.key])
         return self.tiering.look_up(sequence.tokens)
 
-    def _must_wait(self, found: Found) -> bool:
-        """Whether the prefix is on its way already, or as much as may be is."""
+    def _must_wait(self, found: Found, *, asks: bool) -> bool:
+        """Whether the prefix is on its way already, or as much as may be is.
+
+        Who `asks` a peer for the rest does not put that off so as to load a common beginning only once.
+        """
         if self.tiering is None or not found.useful:
             return False
-        return self.tiering.is_under_way(found) or len(self._loading) + len(self._ready) >= self._max_sequences
+        is_coming = not asks and self.tiering.is_under_way(found)
+        return is_coming or len(self._loading) + len(self._ready) >= self._max_sequences
 
     def _touch(self, sequence: Sequence) -> None:
         if self.tiering is not None:

@@ -83,6 +83,38 @@ def test_the_prefill_worker_is_asked_while_the_tiers_load(tmp_path: Path, transp
     played(tmp_path, test, transport)
 
 
+def test_prompts_that_begin_alike_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async def test(decode: Decode) -> None:
+        decode.reads.go.clear()
+        prompts = {key: [*PROMPT[:-1], key] for key in (1, 2, 3)}
+        for key, prompt in prompts.items():
+            decode.ask(key, prompt)
+        await decode.asked(3)
+        assert {asked.first_block for asked in decode.prefill.asked} == {TIER_BLOCKS}
+        for number in range(3):
+            await decode.prefilled(number)
+        decode.reads.go.set()
+        for key in prompts:
+            await taken_on(decode, key)
+
+    played(tmp_path, test)
+
+
+def test_prompts_that_are_all_in_the_tiers_load_once(tmp_path: Path) -> None:
+    async def test(decode: Decode) -> None:
+        decode.reads.go.clear()
+        for key in (1, 2, 3):
+            decode.ask(key, IN_TIERS)
+        assert await asyncio.to_thread(decode.reads.began.wait, WAIT_S)
+        decode.reads.go.set()
+        for key in (1, 2, 3):
+            assert (await decode.frontend.answer(key)).finish == "length"
+        assert decode.metric("dynamoc_kv_tier_hit_blocks_total", tier="G3") == TIER_BLOCKS
+        assert not decode.prefill.asked
+
+    played(tmp_path, test)
+
+
 def test_what_was_loaded_before_the_answer_is_not_waited_for(tmp_path: Path) -> None:
     async def test(decode: Decode) -> None:
         decode.ask()

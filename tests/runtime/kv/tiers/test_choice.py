@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dynamoc.runtime.kv.tiers.choice import comes_in_time, useful_prefix
+from dynamoc.runtime.kv.tiers.choice import PrefillSpeed, comes_in_time, hidden_prefix, useful_prefix
 
 TIMES = st.floats(0.01, 10)
 
@@ -59,3 +59,25 @@ def test_no_other_split_is_sooner_done(load_s: list[float], compute_s: float, st
     best = useful_prefix(load_s, compute_s, start_s, pieces, more)
 
     assert total(best) <= min(map(total, range(len(load_s) + 1))) + 1e-9
+
+
+@given(st.lists(TIMES, max_size=8), TIMES, st.floats(0, 100))
+def test_a_load_beside_a_peer_is_as_long_as_nobody_waits_for_it(load_s: list[float], start_s: float, hidden_s: float):
+    count = hidden_prefix(load_s, start_s, hidden_s)
+
+    assert not count or start_s + sum(load_s[:count]) <= hidden_s + 1e-9
+    assert count == len(load_s) or start_s + sum(load_s[: count + 1]) > hidden_s - 1e-9
+
+
+def test_a_peer_that_answers_at_once_leaves_nothing_to_load() -> None:
+    assert hidden_prefix([1, 1, 1], 0.5, 0.2) == 0
+    assert hidden_prefix([1, 1, 1], 0.5, 1.4) == 0
+    assert hidden_prefix([1, 1, 1], 0.5, 2.6) == 2
+    assert hidden_prefix([], 0.5, 9) == 0
+
+
+def test_a_speed_foresees_nothing_before_it_was_seen() -> None:
+    speed = PrefillSpeed()
+    assert speed.seconds(100) is None
+    speed.observe(50, 0.5)
+    assert speed.seconds(100) == 1.0
