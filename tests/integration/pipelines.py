@@ -46,7 +46,7 @@ class Pipeline:
         os.kill(process["pid"], signal.SIGKILL)
         return process["incarnation"]
 
-    def wait_back(self, name: str, after: int, limit_s: float = 60.0) -> None:
+    def wait_back(self, name: str, after: int, limit_s: float = 120.0) -> None:
         """Wait until a later incarnation of a process is ready."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
@@ -75,7 +75,7 @@ class Pipeline:
 
 
 @contextlib.contextmanager
-def serving(spec: str, folder: Path, *, cluster: str | None = None, ready_s: float = 120.0) -> Iterator[Pipeline]:
+def serving(spec: str, folder: Path, *, cluster: str | None = None, ready_s: float = 240.0) -> Iterator[Pipeline]:
     """Start a spec (its frontend port is replaced by a free one) and wait until every process is ready."""
     base = free_port_base()
     spec_file = folder / "spec.yaml"
