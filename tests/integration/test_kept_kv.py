@@ -1,45 +1,57 @@
-"""Workers of a real pipeline killed under load come back to a warm cache, and no stream's text is another."""
+"""All workers of a real pipeline killed under load come back to a warm cache, and no stream's text is another."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pipelines import SMOLLM2, Pipeline, Stream, serving, streams
+from pipelines import Pipeline, Stream, serving, streams
+from word_model import WORDS, write_word_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
+from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
 
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+BLOCK_SIZE = 16
 SPEC = """\
 dynamoc: 1
 name: kept-kv
-model: {ref: HuggingFaceTB/SmolLM2-135M-Instruct}
-defaults: {device: cpu, dtype: float32, context_length: 512, kv_blocks: 128, block_size: 16, args: {kv: kept}}
+model: {{ref: words, path: {model}}}
+defaults: {{device: {device}, dtype: float32, context_length: 512, kv_blocks: 256, block_size: 16, args: {{kv: kept}}}}
 components:
-  frontend: {role: frontend, port: 8000}
-  router: {role: router, policy: kv}
-  prefill: {role: prefill}
-  decode: {role: decode}
-edges: [frontend -> router -> prefill -> decode]
+  frontend: {{role: frontend, port: 8000}}
+  router: {{role: router, policy: kv}}
+  prefill: {{role: prefill}}
+  decode: {{role: decode}}
+edges: [frontend -> router -> prefill, {{from: prefill, to: decode, transport: {transport}}}]
 """
-STREAMS = 5
-BLOCK_SIZE = 16
+STREAMS = 6
 WORKERS = ("decode-0", "prefill-0")
 RECOVERED = "dynamoc_kv_recovered_blocks_total"
 
 
+def gpus() -> int:
+    try:
+        return require_devices()
+    except DeviceError:
+        return 0
+
+
 def bodies() -> list[dict[str, Any]]:
+    words = random.Random(3)
     return [
         {
-            "model": "SmolLM2-135M-Instruct",
-            "messages": [{"role": "user", "content": f"Tell me story {n} of {n % 3} rivers and a stone. " * 3}],
-            "max_tokens": 12,
+            "model": "words",
+            "messages": [{"role": "user", "content": " ".join(words.choices(WORDS, k=40 + 30 * number))}],
+            "max_tokens": 60,
             "temperature": 0,
             "ignore_eos": True,
             "stream_options": {"include_usage": True},
         }
-        for n in range(STREAMS)
+        for number in range(STREAMS)
     ]
 
 
@@ -62,9 +74,18 @@ async def kill_under_load(pipeline: Pipeline) -> tuple[list[Stream], dict[str, i
     return results, killed
 
 
-@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="no SmolLM2 folder: run `make model`")
-def test_killed_workers_are_back_with_their_cache(tmp_path: Path) -> None:
-    with serving(SPEC, tmp_path, ready_s=300) as pipeline:
+@pytest.mark.parametrize(
+    ("device", "transport"),
+    [
+        ("cpu", "shm"),
+        pytest.param("cuda", "nvlink", marks=pytest.mark.skipif(gpus() < 2, reason="no two GPUs")),
+    ],
+)
+def test_killed_workers_are_back_with_their_cache(tmp_path: Path, device: str, transport: str) -> None:
+    model = tmp_path / "words"
+    model.mkdir()
+    write_word_model(model)
+    with serving(SPEC.format(model=model, device=device, transport=transport), tmp_path, ready_s=300) as pipeline:
         expected = [answer.text for answer in answers(pipeline)]
         cut, killed = asyncio.run(kill_under_load(pipeline))
         for stream, text in zip(cut, expected, strict=True):
