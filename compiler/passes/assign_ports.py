@@ -21,7 +21,7 @@ FIRST_UNPRIVILEGED_PORT = 1024
 STRIDE = 4
 """A process finds its ports beside each other."""
 
-LISTENING_TRANSPORTS = frozenset({"tcp"})
+LISTENING_TRANSPORTS = frozenset({"tcp", "nixl"})
 """Transports for which the receiver of KV listens on a port of its own."""
 
 
