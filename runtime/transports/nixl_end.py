@@ -18,6 +18,7 @@ class End:
 
     def __init__(self, agent: Agent, memory: Memory) -> None:
         self.agent = agent
+        self.memory = memory
         self.sending = Stages(agent, memory)
         self.receiving = Leases(agent, Stages(agent, memory))
         self.given_up = GivenUp()

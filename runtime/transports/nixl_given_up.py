@@ -47,9 +47,12 @@ class GivenUp:
         with self._lock:
             self._loose.append(loose)
 
-    def take_over(self, owner: str) -> tuple[int, ...]:
-        """Leases of that owner to which nothing is under way any more, each once."""
+    def over(self, owner: str) -> list[Loose]:
+        """Those to that owner of which nothing comes any more: it may be told."""
         with self._lock:
-            over = {id(loose): loose.lease for loose in self._loose if loose.owner == owner and loose.is_over()}
-            self._loose = deque((loose for loose in self._loose if id(loose) not in over), MOST)
-            return tuple(over.values())
+            return [loose for loose in self._loose if loose.owner == owner and loose.is_over()]
+
+    def forget(self, told: Sequence[Loose]) -> None:
+        """The owner knows."""
+        with self._lock:
+            self._loose = deque((loose for loose in self._loose if loose not in told), MOST)

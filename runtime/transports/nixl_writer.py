@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections import deque
@@ -26,7 +27,12 @@ from dynamoc.runtime.transports.tcp_writer import TcpPeer
 GRACE_S = 0.2
 """How long a write that was given up may take to end before the connection does."""
 LINE_LIMIT_S = 10.0
+SLOW = 4e9
+"""Bytes a second. Less is not RDMA, nor one GPU into another: blocks go by way of the hosts' memory, over TCP."""
 MAX_SLOTS, MAX_SLOT_BYTES = 16, 1 << 30
+
+
+log = logging.getLogger("dynamoc.transports.nixl")
 
 
 @dataclass(slots=True, eq=False)
@@ -68,9 +74,11 @@ class NixlPeer(TcpPeer):
 
     def greeted(self, connection: socket.socket, check: wire.Check) -> None:
         """Get slots at the peer, and mine to go with them."""
-        quiet = self._end.given_up.take_over(self._owner)
-        send_frame(connection, Attach(this_process(), quiet), check)
+        self._end.memory.use()
+        over = self._end.given_up.over(self._owner)
+        send_frame(connection, Attach(this_process(), tuple(loose.lease for loose in over)), check)
         wire.accept_answer(connection, check)
+        self._end.given_up.forget(over)
         there = receive_frame(connection, Leased, check)
         if not (0 < there.slots.count <= MAX_SLOTS and 0 < there.slots.size <= MAX_SLOT_BYTES):
             raise TransportError(f"the peer has {there.slots.count} slots of {there.slots.size} B")
@@ -78,11 +86,9 @@ class NixlPeer(TcpPeer):
         stage = self._end.sending.take(there.slots)
         self._links[connection] = link = Link(self._end.agent, self._owner, stage, there)
         # UCX connects when it is first used: now, so that a way that does not work is found before a prompt needs it.
-        link.write(0, 1)
-        began = time.monotonic()
-        while not link.has_arrived():
-            check()
-            pause(began)
+        _try(link, 1, check)
+        if stage.place.device is not None and (rate := stage.slots.size / _try(link, stage.slots.size, check)) < SLOW:
+            log.warning("UCX writes memory of GPUs to agent %s at %.1f GB/s only", self._owner, rate / 1e9)
         wire.send_all(connection, bytes(1), check)
         wire.accept_answer(connection, check)
         if there.wants_line and not self._end.lines.has(self._owner):
@@ -109,3 +115,13 @@ class NixlPeer(TcpPeer):
             line.close()
             raise
         return line
+
+
+def _try(link: Link, size: int, check: wire.Check) -> float:
+    """Seconds that a write into the first slot takes."""
+    began = time.monotonic()
+    link.write(0, size)
+    while not link.has_arrived():
+        check()
+        pause(began)
+    return time.monotonic() - began
