@@ -6,12 +6,13 @@ still be writing to: those are recorded as lent, and stay out of use until it is
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from dynamoc.runtime.engines.native.blocks import BlockManager, Node
 from dynamoc.runtime.engines.protocol import Recovery
-from dynamoc.runtime.kv.memory_service.journal import Record
+from dynamoc.runtime.kv.memory_service.journal import JournalError, Record
 from dynamoc.runtime.kv.memory_service.kept import KeptPool
 
 log = logging.getLogger("dynamoc.engine")
@@ -76,7 +77,9 @@ class Keeping:
 
     def dismiss(self, writer: bytes) -> None:
         """It writes nothing any more."""
-        self._kept.journal.dismiss(writer)
+        # A journal that is damaged costs the next life the pool; it is no reason to end this one.
+        with contextlib.suppress(JournalError):
+            self._kept.journal.dismiss(writer)
 
     def readmit(self) -> None:
         """Nobody writes any more to what was lent in an earlier life."""

@@ -39,7 +39,7 @@ class HeldDevice:
             raise (OutOfMemoryError if full else MemoryServiceError)(str(error)) from error
 
     def close(self) -> None:
-        """Free it. Whoever still has it mapped must have stopped using it."""
+        """Free it, as the end of this process would: the driver keeps what others have mapped until they let go."""
         with on_device(self._device, "free a kept pool"):
             runtime.free(self._address)
 

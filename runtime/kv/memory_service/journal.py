@@ -32,6 +32,7 @@ _LENGTH = struct.Struct("<H")
 _HEAD = struct.Struct(f"<II{HASH_BYTES}s{HASH_BYTES}s")
 """State, whether there is a parent, its name, the digest of the block's bytes. The tokens follow, then a checksum."""
 _NO_PARENT = bytes(HASH_BYTES)
+_NOBODY = bytes(_WRITER_BYTES)
 
 _checksum = xxhash.xxh3_64_intdigest
 
@@ -92,21 +93,24 @@ class Journal:
 
     def admit(self, writer: bytes) -> None:
         """A process, as it encodes itself, may be asked to write to blocks that are lent."""
-        known = self._writers()
+        try:
+            known = self._writers()
+        except JournalError:
+            known = []
         if writer in known:
             return
-        slot = next((number for number, held in enumerate(known) if not held), None)
-        if slot is None or len(writer) > _WRITER_BYTES - _LENGTH.size - _CHECK.size:
+        if b"" not in known or len(writer) > _WRITER_BYTES - _LENGTH.size - _CHECK.size:
             self._write(0, _WORD.pack(_SPOILT))
             return
+        slot = known.index(b"")
         body = _LENGTH.pack(len(writer)) + writer
         self._write((1 + slot) * _WRITER_BYTES, body + _CHECK.pack(_checksum(body)))
 
     def dismiss(self, writer: bytes) -> None:
-        """It writes nothing any more, and is asked for nothing before it is admitted again."""
-        for slot, known in enumerate(self._writers()):
-            if known == writer:
-                self._write((1 + slot) * _WRITER_BYTES, bytes(_WRITER_BYTES))
+        """It writes nothing any more, and is asked for nothing before it is admitted again. JournalError."""
+        known = self._writers()
+        if writer in known:
+            self._write((1 + known.index(writer)) * _WRITER_BYTES, _NOBODY)
 
     def read(self) -> Contents:
         """What there is; changes nothing. JournalError if it is spoilt, or does not say who may be writing."""
@@ -140,7 +144,7 @@ class Journal:
             slot = bytes(self._data[start : start + _WRITER_BYTES])
             end = _LENGTH.size + _LENGTH.unpack_from(slot)[0]
             if end > _WRITER_BYTES - _CHECK.size or (
-                any(slot) and _CHECK.unpack_from(slot, end) != (_checksum(slot[:end]),)
+                slot != _NOBODY and _CHECK.unpack_from(slot, end) != (_checksum(slot[:end]),)
             ):
                 raise JournalError("a writer's name is half written, or damaged")
             found.append(slot[_LENGTH.size : end])

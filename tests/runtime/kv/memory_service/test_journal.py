@@ -162,3 +162,6 @@ def test_a_damaged_writer_is_not_overlooked(writer: bytes, bit: int) -> None:
 
     with pytest.raises(JournalError, match="half written, or damaged"):
         journal(data).read()
+    journal(data).admit(b"another")
+    with pytest.raises(JournalError, match="lost count"):
+        journal(data).read()
