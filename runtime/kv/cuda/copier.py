@@ -17,16 +17,24 @@ from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, require_devic
 from dynamoc.runtime.kv.cuda.staging import ROW_BYTES, Batch, Ring, Table
 from dynamoc.runtime.kv.transfer.walk import Step, Walk
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("scatter_gather.cu", "slices.cu"))
-KERNELS = ("copy_runs", "copy_and_sum_runs", "sum_runs", "copy_slices", "copy_and_sum_slices", "sum_slices")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("scatter_gather.cu", "slices.cu", "digests.cu"))
+KERNELS = (
+    *("copy_runs", "copy_and_sum_runs", "sum_runs"),
+    *("copy_slices", "copy_and_sum_slices", "sum_slices"),
+    "digest_groups",
+)
 STEPS = 4
 """Loops of a walk, in the kernel."""
 CHUNK_BYTES = 4096
 """What a warp takes at a time; CHUNK in the kernel."""
 THREADS = 512
+DIGEST_THREADS, DIGEST_LANES = 256, 8
+"""Of `digest_groups`, and how many of them share a digest."""
 CTAS = 264
 SLOTS = 8
 SLOT_RUNS = 16384
+SHORT_DIGEST = 240
+"""Bytes up to which xxh3 is another algorithm."""
 _DEVICE_TO_HOST = 2
 
 
@@ -120,6 +128,36 @@ class Copier:
         runs = _moved(blocks, walk.source)
         return self._start("sum_slices", runs, runs, walk.size, _words(walk), deadline_s)
 
+    def digests(self, runs: Runs, run_bytes: int, group_bytes: int, *, deadline_s: float = 10) -> Copy:
+        """Start to take the xxh3-64 of every `group_bytes` bytes of each run, the last group being what is left.
+
+        They are `sums`, flat: run after run, group after group, and a word more if they are odd. All must be multiples
+        of 8, and no group as short as `SHORT_DIGEST`; ValueError.
+        """
+        groups = math.ceil(run_bytes / group_bytes)
+        last_bytes = run_bytes - (groups - 1) * group_bytes
+        if (runs.base | runs.stride | group_bytes | last_bytes) % 8 or min(group_bytes, last_bytes) <= SHORT_DIGEST:
+            raise ValueError(f"groups of {group_bytes} and {last_bytes} B from {runs.base:#x}, {runs.stride} B apart")
+        step = self._ring.rows // groups * 2  # even, so that each batch fills whole rows
+        count = len(runs.indices)
+        copy = Copy(np.empty((math.ceil(count * groups / 2), 2), np.uint64))
+        ends_at = time.monotonic() + deadline_s
+        with on_device(self.device, "start to sum pages"):
+            for start in range(0, count, step):
+                indices = runs.indices[start : start + step]
+                rows = slice(start * groups // 2, math.ceil((start + len(indices)) * groups / 2))
+                assert copy.sums is not None
+                batch = self._ring.take(copy.sums[rows], max(0.0, ends_at - time.monotonic()))
+                copy.batches.append(batch)
+                batch.slot.indices.reshape(-1)[: len(indices)] = indices
+                sizes = (np.uint32(groups), np.uint64(group_bytes), np.uint64(last_bytes))
+                table = _side(batch.slot.indices[0], runs)
+                words = (*table, np.uint32(len(indices)), *sizes, batch.slot.device_sums)
+                ctas = min(self.ctas, math.ceil(len(indices) * groups * DIGEST_LANES / DIGEST_THREADS))
+                self._kernels["digest_groups"]((ctas,), (DIGEST_THREADS,), words, stream=self._launch_on)
+                self._send_down(batch, (rows.stop - rows.start) * ROW_BYTES)
+        return copy
+
     def after(self, event: int) -> None:
         """What is started from now on waits, on the device, for `event` of another stream."""
         with on_device(self.device, "wait for an event"):
@@ -170,9 +208,14 @@ class Copier:
             runtime.memsetAsync(slot.device_sums, 0, size, stream)
         words = (*words, np.uint32(chunks), slot.device_sums)
         self._kernels[kernel]((ctas,), (THREADS,), words, stream=self._launch_on)
+        self._send_down(batch, size)
+
+    def _send_down(self, batch: Batch, size: int) -> None:
+        """What a kernel left, if anything, and the event behind it."""
+        slot = batch.slot
         if batch.into is not None:
-            runtime.memcpyAsync(slot.sums.ctypes.data, slot.device_sums, size, _DEVICE_TO_HOST, stream)
-        runtime.eventRecord(slot.event, stream)
+            runtime.memcpyAsync(slot.sums.ctypes.data, slot.device_sums, size, _DEVICE_TO_HOST, self.stream)
+        runtime.eventRecord(slot.event, self.stream)
 
 
 def _side(indices: NDArray[np.uint64], runs: Runs) -> tuple[int, np.uint64, np.uint64]:

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
-from dynamoc.runtime.kv.cuda.copier import Copier, Runs
+from dynamoc.runtime.kv.cuda.copier import SHORT_DIGEST, Copier, Runs
 from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
-from dynamoc.runtime.kv.tiers.page import PageFormat
+from dynamoc.runtime.kv.tiers.page import Digests, PageFormat
 from dynamoc.runtime.kv.tiers.pieces import Addresses, Pieces, address_of, down, up
 from dynamoc.runtime.kv.tiers.ways import Ways
 from dynamoc.runtime.kv.transfer.measured import Place, Way
@@ -43,6 +43,7 @@ class CudaDevice:
     def __init__(self, pool: DevicePool, format_: PageFormat, ways: Ways, batch_bytes: int = 16 << 20) -> None:
         self.format = format_
         self.batch_bytes = max(batch_bytes, format_.page_bytes)
+        self.takes_digests = digestible(format_)
         self.computes = False
         self._pool = pool
         self._ways = ways
@@ -62,6 +63,18 @@ class CudaDevice:
     def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None = None) -> None:
         """Pages, or layers of them, go up, each as it is."""
         self._copy(Place.HOST, Place.DEVICE, up(self.format, self._pool.address, blocks, pages, layers))
+
+    def digests(self, blocks: Sequence[int], layers: range | None = None) -> list[Digests]:
+        """By a kernel, where the blocks lie."""
+        layers = layers or range(self.format.layers)
+        span = self.format.span(layers)
+        group_bytes = min(span.size, self.format.group_layers * self.format.layer_bytes)
+        indices = np.asarray(blocks, np.uint64)
+        runs = Runs(self._pool.address + span.start, self._pool.layout.block_bytes, indices)
+        with self._lane() as lane:
+            found = lane.digests(runs, span.size, group_bytes)
+        groups = -(-span.size // group_bytes)
+        return [tuple(row) for row in found[: len(blocks) * groups].reshape(-1, groups).tolist()]
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
         """Page-lock host memory that pages lie in, cut between rows."""
@@ -146,6 +159,14 @@ class _Lane:
                 for to, from_ in zip(pieces.to.tolist(), pieces.from_.tolist(), strict=True):
                     runtime.memcpyAsync(to, from_, pieces.size, _BY_ADDRESS, self._engine)
 
+    def digests(self, runs: Runs, run_bytes: int, group_bytes: int) -> Addresses:
+        """Run after run, group after group; DeviceError, TimeoutError."""
+        with self._settled(self._kernels.stream):
+            copy = self._kernels.digests(runs, run_bytes, group_bytes)
+        copy.wait(SETTLED_S)
+        assert copy.sums is not None
+        return copy.sums.reshape(-1)
+
     def close(self) -> None:
         """Give everything back."""
         self._kernels.close()
@@ -165,6 +186,12 @@ class _Lane:
             with on_device(self._device, "wait for a copy"):
                 runtime.eventRecord(self._moved, stream)
                 runtime.eventSynchronize(self._moved)
+
+
+def digestible(format_: PageFormat) -> bool:
+    """Whether the kernel takes checksums of such groups of layers; else they are taken of pages in host memory."""
+    last = format_.layers - (format_.groups - 1) * format_.group_layers
+    return format_.layer_bytes % 8 == 0 and last * format_.layer_bytes > SHORT_DIGEST
 
 
 def _runs(addresses: Addresses) -> Runs:

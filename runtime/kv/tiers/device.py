@@ -13,7 +13,7 @@ from dynamoc.runtime.kv.cuda.batch import why_no_batches
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.tiers.cuda_device import CudaDevice
-from dynamoc.runtime.kv.tiers.page import ALIGN, PageFormat
+from dynamoc.runtime.kv.tiers.page import ALIGN, Digests, PageFormat, digests_of
 from dynamoc.runtime.kv.tiers.ways import Ways
 from dynamoc.runtime.kv.transfer.measured import Measured, Way
 
@@ -39,6 +39,8 @@ class Device(Protocol):
     """Pages are best copied together up to this size."""
     threads: int
     """So many copies at once fill the way to host memory."""
+    takes_digests: bool
+    """Whether checksums are taken on the device, by `digests`, or of the pages by whoever has those."""
     computes: bool
     """Whether the engine computes: copies then leave it what they can. Set by the engine."""
 
@@ -52,6 +54,10 @@ class Device(Protocol):
 
     def write(self, pages: Sequence[memoryview], blocks: Sequence[int], layers: range | None = None) -> None:
         """Copy pages in, each to a block; of these layers only, which are all that is in `pages`, if not None."""
+        ...
+
+    def digests(self, blocks: Sequence[int], layers: range | None = None) -> list[Digests]:
+        """The checksums of each block as a page, or of these layers of it, which are whole groups."""
         ...
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
@@ -83,6 +89,7 @@ class HostDevice:
 
     batch_bytes = 4 << 20
     threads = 2
+    takes_digests = False
 
     def __init__(self, pool: HostPool, format_: PageFormat) -> None:
         self.format = format_
@@ -104,6 +111,11 @@ class HostDevice:
         span = self.format.span(layers or range(self.format.layers))
         for page, block in zip(pages, blocks, strict=True):
             np.copyto(self._block(block)[span.start : span.end], np.frombuffer(page, np.uint8))
+
+    def digests(self, blocks: Sequence[int], layers: range | None = None) -> list[Digests]:
+        """By processors."""
+        layers = layers or range(self.format.layers)
+        return [digests_of(self.format, layers, self._block(block).data) for block in blocks]
 
     def pin(self, memory: memoryview, row_bytes: int) -> Pinned:
         """Nothing to do: processors reach all memory."""

@@ -12,7 +12,7 @@ from dynamoc.runtime.kv.tiers.frames import Staging, StagingTimeoutError
 from dynamoc.runtime.kv.tiers.host import Host
 from dynamoc.runtime.kv.tiers.ledger import Entry
 from dynamoc.runtime.kv.tiers.load import Load
-from dynamoc.runtime.kv.tiers.page import ALIGN, PageError, check_layers, page_of, sums_of
+from dynamoc.runtime.kv.tiers.page import ALIGN, Digests, PageError, check_digests, digests_of, page_of, sums_of
 from dynamoc.runtime.kv.tiers.store import Store
 from dynamoc.runtime.kv.tiers.tally import Outcome, Path, Tally
 
@@ -139,35 +139,52 @@ class Lifter:
     def _deliver(
         self, tier: Tier, chunk: Chunk, first: int, frames: Sequence[memoryview], layers: range, load: Load, path: Path
     ) -> int:
-        """Check layers of frames and copy them to the device; how many leading ones are right and there."""
-        good = len(frames)
-        for position, frame in enumerate(frames):
-            try:
-                self._check(chunk, first + position, frame, layers)
-            except PageError as error:
-                log.warning("a page in %s: %s", tier.name, str(error))
-                self._tally.corrupt(tier.name)
-                self._tally.failed(path, "corrupt")
-                entry = chunk.entries[first + position]
-                if isinstance(tier, Host):
-                    tier.ledger.drop(entry)
-                else:
-                    tier.discard(entry)
-                good = position
-                break
-        format_ = self._device.format
-        span = format_.span(layers)
-        pages = [page_of(format_, frame)[span.start : span.end] for frame in frames[:good]]
-        if good and not load.deliver(chunk.start + first, pages, layers):
-            self._tally.failed(path, Outcome.CANCELLED, good)
-            return 0
-        return good
+        """Check layers of frames and copy them to the device; how many leading ones are right and there.
 
-    def _check(self, chunk: Chunk, position: int, frame: memoryview, layers: range) -> None:
+        A device that takes checksums itself takes them where the pages arrived, before anybody hears that they have.
+        """
+        format_, span = self._device.format, self._device.format.span(layers)
+        takes_digests = self._device.takes_digests
+
+        def sound(position: int, digests: Digests | None) -> bool:
+            try:
+                self._check(chunk, first + position, frames[position], layers, digests)
+            except PageError as error:
+                self._put_away(tier, chunk.entries[first + position], error, path)
+                return False
+            return True
+
+        def leading(found: Sequence[Digests | None]) -> int:
+            return next((place for place, digests in enumerate(found) if not sound(place, digests)), len(found))
+
+        def right(blocks: Sequence[int]) -> int:
+            return leading(self._device.digests(blocks, layers))
+
+        good = len(frames) if takes_digests else leading([None] * len(frames))
+        pages = [page_of(format_, frame)[span.start : span.end] for frame in frames[:good]]
+        if not good:
+            return 0
+        delivered = load.deliver(chunk.start + first, pages, layers, right if takes_digests else None)
+        if delivered is None:
+            self._tally.failed(path, Outcome.CANCELLED, good)
+        return delivered or 0
+
+    def _check(self, chunk: Chunk, position: int, frame: memoryview, layers: range, digests: Digests | None) -> None:
         format_ = self._device.format
         if not layers.start:
             chunk.sums[position] = sums_of(format_, chunk.entries[position].key.name, frame)
-        check_layers(format_, chunk.sums[position], layers, frame)
+        digests = digests or digests_of(format_, layers, page_of(format_, frame))
+        check_digests(format_, chunk.sums[position], layers, digests)
+
+    def _put_away(self, tier: Tier, entry: Entry, error: PageError, path: Path) -> None:
+        """What is wrong is never read again."""
+        log.warning("a page in %s: %s", tier.name, str(error))
+        self._tally.corrupt(tier.name)
+        self._tally.failed(path, "corrupt")
+        if isinstance(tier, Host):
+            tier.ledger.drop(entry)
+        else:
+            tier.discard(entry)
 
     def _bytes_of(self, layers: range) -> tuple[int, int]:
         """Where layers are in a frame: the first with the header, the last with what fills the frame up."""

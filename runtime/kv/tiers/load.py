@@ -70,25 +70,35 @@ class Load:
         """Whether there is any use in reading on for the block at this position."""
         return not self._revoked and start < self._limit
 
-    def deliver(self, start: int, pages: Sequence[memoryview], layers: range | None = None) -> bool:
-        """Write consecutive blocks, or layers of them, from position `start`; False if late: nothing was written."""
+    def deliver(
+        self,
+        start: int,
+        pages: Sequence[memoryview],
+        layers: range | None = None,
+        right: Callable[[Sequence[int]], int] | None = None,
+    ) -> int | None:
+        """Write consecutive blocks, or layers of them, from position `start`; None if late: nothing was written.
+
+        `right`, if given, says how many leading ones of the written blocks are right; only those count as there.
+        """
         with self._changed:
             if self._revoked:
-                return False
+                return None
             self._writing += 1
-        places, written, before = range(start, start + len(pages)), False, self.groups_there
+        places, good, before = range(start, start + len(pages)), 0, self.groups_there
+        blocks = [self.blocks[place] for place in places]
         try:
-            self._device.write(pages, [self.blocks[place] for place in places], layers)
-            written = True
+            self._device.write(pages, blocks, layers)
+            good = len(places) if right is None else right(blocks)
         finally:
             with self._changed:
                 self._writing -= 1
-                if written:
-                    self._note(places, layers)
+                if good:
+                    self._note(places[:good], layers)
                 self._changed.notify_all()
         if self._arrived is not None and before < self.groups_there < self.groups:
             self._arrived(self)
-        return True
+        return good
 
     def fail(self, place: int) -> None:
         """The block at this position will not come."""

@@ -211,9 +211,11 @@ class Offloader:
 
     def _gather(self, batch: Sequence[_Move], frames: Sequence[memoryview]) -> None:
         format_ = self._device.format
-        self._device.read([move.block for move in batch], [page_of(format_, frame) for frame in frames])
-        for move, frame in zip(batch, frames, strict=True):
-            seal(format_, move.key, frame)
+        blocks = [move.block for move in batch]
+        sums = self._device.digests(blocks) if self._device.takes_digests else [None] * len(blocks)
+        self._device.read(blocks, [page_of(format_, frame) for frame in frames])
+        for move, frame, digests in zip(batch, frames, sums, strict=True):
+            seal(format_, move.key, frame, digests)
 
     def _write_each(self, batch: Sequence[_Move], frames: Sequence[Frame], *, bounced: bool) -> None:
         """To every store, what it has a place for."""

@@ -34,6 +34,8 @@ _SUM = struct.Struct("<Q")
 _NO_PARENT = bytes(NAME_BYTES)
 
 _checksum = xxhash.xxh3_64_intdigest
+Digests = tuple[int, ...]
+"""The checksum of each group of layers, in order."""
 
 
 class PageError(ValueError):
@@ -128,15 +130,15 @@ def page_of(format_: PageFormat, frame: memoryview) -> memoryview:
     return frame[ALIGN : ALIGN + format_.page_bytes]
 
 
-def seal(format_: PageFormat, key: PageKey, frame: memoryview) -> None:
-    """Write the header of a frame whose page is complete."""
-    frame[:ALIGN] = header_of(format_, key, page_of(format_, frame))
+def seal(format_: PageFormat, key: PageKey, frame: memoryview, sums: Digests | None = None) -> None:
+    """Write the header of a frame whose page is complete; `sums` are its checksums, if they are known."""
+    frame[:ALIGN] = header_of(format_, key, page_of(format_, frame), sums)
 
 
-def header_of(format_: PageFormat, key: PageKey, page: memoryview) -> bytes:
+def header_of(format_: PageFormat, key: PageKey, page: memoryview, sums: Digests | None = None) -> bytes:
     """What comes before a page that is complete, wherever that lies."""
     heads = format_.heads
-    sums = _sums(format_, range(format_.layers), page)
+    sums = sums or digests_of(format_, range(format_.layers), page)
     fixed = _FIXED.pack(
         _MAGIC,
         VERSION,
@@ -177,7 +179,7 @@ def read_header(format_: PageFormat, header: memoryview | bytes) -> tuple[PageKe
     return key, run, sums
 
 
-def sums_of(format_: PageFormat, name: bytes, frame: memoryview) -> tuple[int, ...]:
+def sums_of(format_: PageFormat, name: bytes, frame: memoryview) -> Digests:
     """The checksum of each group; PageError unless the frame is of the page of that name for exactly this rank."""
     key, heads, sums = read_header(format_, frame)
     if key.name != name:
@@ -189,9 +191,14 @@ def sums_of(format_: PageFormat, name: bytes, frame: memoryview) -> tuple[int, .
 
 def check_layers(format_: PageFormat, sums: Sequence[int], layers: range, frame: memoryview) -> None:
     """PageError unless every byte of these layers, which are whole groups, is right."""
+    check_digests(format_, sums, layers, digests_of(format_, layers, page_of(format_, frame)))
+
+
+def check_digests(format_: PageFormat, sums: Sequence[int], layers: range, found: Digests) -> None:
+    """PageError unless those found of these layers, which are whole groups, are those that the header names."""
     first = layers.start // format_.group_layers
-    for number, found in enumerate(_sums(format_, layers, page_of(format_, frame)), first):
-        if found != sums[number]:
+    for number, digest in enumerate(found, first):
+        if digest != sums[number]:
             raise PageError(f"the checksum of group {number} of its layers is wrong")
 
 
@@ -221,11 +228,11 @@ def assemble(format_: PageFormat, key: PageKey, parts: Sequence[memoryview], fra
     seal(format_, key, frame)
 
 
-def _sums(format_: PageFormat, layers: range, page: memoryview) -> list[int]:
-    """Of the groups of these layers."""
+def digests_of(format_: PageFormat, layers: range, page: memoryview) -> Digests:
+    """The checksums of the groups of these layers."""
     layer, step = format_.layer_bytes, format_.group_layers
     starts = range(layers.start, layers.stop, step)
-    return [_checksum(page[start * layer : min(start + step, layers.stop) * layer]) for start in starts]
+    return tuple(_checksum(page[start * layer : min(start + step, layers.stop) * layer]) for start in starts)
 
 
 def _rows(format_: PageFormat, frame: memoryview) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@
 
 #define __global__
 #define __device__
+#define __constant__ static const
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 
@@ -32,6 +33,8 @@ static uint64_t __shfl_down_sync(unsigned, uint64_t value, unsigned distance) {
     swapcontext(&lanes[lane], &scheduler);
     return lane + distance < LANES ? offered[turn][lane + distance] : value;
 }
+
+static uint64_t __umul64hi(uint64_t a, uint64_t b) { return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64); }
 
 #include KERNEL
 
@@ -104,4 +107,14 @@ extern "C" int launch_slices(const char* name, u32 ctas, u32 threads, const Runs
     else return 1;
     run_grid(ctas, threads);
     return 0;
+}
+
+static u64 group_bytes, last_bytes;
+static u32 groups;
+static u64* digests;
+
+extern "C" void launch_digests(u32 ctas, u32 threads, const Runs* blocks, u32 rows, u32 a_block, u64 each, u64 last, u64* out) {
+    from = *blocks, count = rows, groups = a_block, group_bytes = each, last_bytes = last, digests = out;
+    body = [] { digest_groups(from.indices, from.base, from.stride, count, groups, group_bytes, last_bytes, digests); };
+    run_grid(ctas, threads);
 }

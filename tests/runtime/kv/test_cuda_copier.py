@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import xxhash
 
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
 from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
@@ -252,3 +253,28 @@ def test_another_process_pushes_into_a_shared_pool() -> None:
     assert np.array_equal(download(destination), want)
     source.close()
     destination.close()
+
+
+@pytest.mark.parametrize(("group", "last", "groups"), [(4096, 4096, 3), (248, 1000, 2), (65536 + 8, 1032, 8)])
+def test_digests_are_those_of_the_library(copier: Copier, group: int, last: int, groups: int) -> None:
+    size = (groups - 1) * group + last
+    pool, data = filled(size, seed=3)
+    blocks, _ = orders(77)
+
+    taken = copier.digests(Runs(pool.address, size, blocks), size, group)
+    taken.wait(30)
+
+    assert taken.sums is not None
+    found = taken.sums.reshape(-1)[: 77 * groups].reshape(77, groups)
+    runs = data[blocks.astype(np.int64)]
+    assert found.tolist() == [
+        [xxhash.xxh3_64_intdigest(run[g * group : (g + 1) * group]) for g in range(groups)] for run in runs
+    ]
+    pool.close()
+
+
+def test_groups_too_short_or_askew_for_the_kernel_are_refused(copier: Copier) -> None:
+    runs = Runs(4096, 4096, np.arange(2, dtype=np.uint64))
+    for size, group in ((4096, 4092), (4096, 240), (4096, 4000), (4100, 4100)):
+        with pytest.raises(ValueError, match="groups of"):
+            copier.digests(runs, size, group)

@@ -79,6 +79,9 @@ def test_pages_are_those_of_a_cpu_worker(batch_bytes: int, way: Way) -> None:
     device.read(order, pages[0])
     other.read(order, pages[1])
     assert pages[0] == pages[1]
+    assert device.takes_digests
+    assert device.digests(order) == other.digests(order)
+    assert device.digests(order[:7], range(1, 3)) == other.digests(order[:7], range(1, 3))
 
     poison(on_gpu)
     device.write(pages[0][:200], order[:200])
@@ -130,6 +133,16 @@ def test_every_byte_comes_back_through_every_tier(tiers: str, tmp_path: Path) ->
     assert over.wait(WAIT_S)
     assert load.prefix == BLOCKS
     assert (content(pool)[places] == data).all()
+    if stack.host is not None:
+        (entry,) = stack.host.ledger.pin([keys[123].name])
+        stack.host.frame(entry)[4096 + 777] ^= 4
+        stack.host.ledger.unpin([entry])
+        over.clear()
+        load = stack.onboarder.load(stack.onboarder.look_up(keys, None), places, lambda _load: over.set())
+        assert load is not None
+        assert over.wait(WAIT_S)
+        assert load.prefix == 123, "what came wrong is seen where it arrived"
+        assert stack.report().corrupt == {"G2": 1}
     for one in (stack, device, pool):
         one.close()
 

@@ -54,6 +54,7 @@ def test_pages_of_another_model_are_not_seen(tmp_path: Path) -> None:
         assert second.load(KEYS) == 0
 
 
+@pytest.mark.usefixtures("by_device")
 @pytest.mark.parametrize("where", ["header", "page"])
 def test_a_flipped_bit_ends_the_prefix_and_is_forgotten(where: str, tmp_path: Path) -> None:
     for place in range(len(KEYS)):
