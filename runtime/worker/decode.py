@@ -218,13 +218,13 @@ class DecodeService:
             self._compute_here(attempt, "checksum")
             return
         verifying_s = time.monotonic() - attempt.answered_at
-        self._telemetry.verified_after(done.age_s + verifying_s, done.waited_s + verifying_s)
         here = reserved.resident + await self._loaded(attempt, reserved)
         if attempt.dropped:
             self._engine.release(attempt.key)
         elif here < first:
             await self._ask_again(attempt, reserved, first - here)
         else:
+            self._telemetry.verified_after(done.age_s + verifying_s, done.waited_s + verifying_s)
             self._decode_on(attempt, done)
 
     async def _loaded(self, attempt: Attempt, reserved: Reserved) -> int:

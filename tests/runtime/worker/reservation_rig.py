@@ -81,7 +81,9 @@ class Decode:
     async def fill_tiers(self) -> None:
         """Have `IN_TIERS` on disk and nothing of it on the device."""
         await self.answer(900, IN_TIERS)
-        await until(self.stack.idle, "everything is on disk")
+        await until(
+            lambda: len(self.stack.stores[0].ledger) == TIER_BLOCKS and self.stack.idle(), "all of it is on disk"
+        )
         for number in range(8):
             await self.answer(901 + number, [number] * (10 * BLOCK_SIZE))
         await until(self.stack.idle, "nothing is on its way")

@@ -28,6 +28,12 @@ from dynamoc.runtime.worker import prefill_peer
 ALL = TIER_BLOCKS + PEER_BLOCKS
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a test holds reads up, a load that is not meant to be late is not given up."""
+    monkeypatch.setattr(onboard, "SHORTEST_DEADLINE_S", 2 * WAIT_S)
+
+
 def played(folder: Path, test: Callable[[Decode], Awaitable[None]], transport: str = "shm") -> None:
     """Play a test, then see that no block is lost, shared, or other than its owner believes."""
 
