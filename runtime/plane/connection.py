@@ -85,6 +85,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, identity: Identity, key: bytes, handler: Handler, *, dialled: bool) -> None:
         self.peer = Identity("?", "?")
+        self.heard_at = 0.0
+        """When anything came from the peer last, on the loop's clock; unless held up, it speaks every `HEARTBEAT_S`."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda f: f.cancelled() or f.exception())
         self._identity = identity
@@ -98,7 +100,6 @@ class Connection(asyncio.Protocol):
         self._opened = False
         self._closed = False
         self._reason = ""
-        self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, message: Message) -> None:
@@ -132,11 +133,6 @@ class Connection(asyncio.Protocol):
         return self._opened and not self._closing
 
     @property
-    def silent_s(self) -> float:
-        """How long nothing was heard of the peer, which says something every `HEARTBEAT_S` unless it is held up."""
-        return asyncio.get_running_loop().time() - self._heard_at
-
-    @property
     def _closing(self) -> bool:
         return self._closed or self._transport is None or self._transport.is_closing()
 
@@ -147,14 +143,14 @@ class Connection(asyncio.Protocol):
         # A cast, not a check: uvloop's transports have the methods but not the base class.
         self._transport = cast(asyncio.Transport, transport)
         loop = asyncio.get_running_loop()
-        self._heard_at = loop.time()
+        self.heard_at = loop.time()
         self._timer = loop.call_later(HANDSHAKE_LIMIT_S, self._handshake_late)
         if not self._dialled:
             self._write(_encode(_Challenge(PROTOCOL_VERSION, self._nonce)))
 
     def data_received(self, data: bytes) -> None:
         """Cut the stream into frames."""
-        self._heard_at = asyncio.get_running_loop().time()
+        self.heard_at = asyncio.get_running_loop().time()
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
@@ -239,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() - self._heard_at > SILENCE_LIMIT_S:
+        if loop.time() - self.heard_at > SILENCE_LIMIT_S:
             self.abort(f"{self.peer.name} was silent for {SILENCE_LIMIT_S:.0f} s")
             return
         if self._transport is not None and not self._transport.is_closing():

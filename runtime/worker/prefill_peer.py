@@ -110,14 +110,14 @@ class PrefillPeer:
 
     async def _listen(self) -> None:
         """Give up what was asked of a worker that is silent; the plane takes it for dead only much later."""
-        was_silent = False
+        silent_s = heard_at = 0.0
         while True:
             await asyncio.sleep(LOOK_S)
-            connection = self._link.connection
-            is_silent = connection is not None and connection.silent_s > SILENT_S
-            # Twice in a row: after a pause of this process, what was said meanwhile has yet to be read.
-            self.is_silent = is_silent and was_silent
-            was_silent = is_silent
+            connection, before = self._link.connection, heard_at
+            heard_at = 0.0 if connection is None else connection.heard_at
+            # Counted by looks: a pause of this process is one, however long, and what was said meanwhile is read next.
+            silent_s = silent_s + LOOK_S if connection is not None and heard_at == before else 0.0
+            self.is_silent = silent_s >= SILENT_S
             if self.is_silent:
                 self._attempts.lost(self, f"nothing was heard of it for {SILENT_S:g} s")
 

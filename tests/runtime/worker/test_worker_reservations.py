@@ -261,10 +261,11 @@ def test_a_client_that_goes_leaves_no_block_behind(tmp_path: Path, when: str, tr
 def test_a_deadline_does_not_wait_for_the_tiers(tmp_path: Path) -> None:
     async def test(decode: Decode) -> None:
         decode.reads.go.clear()
-        decode.ask(deadline_s=0.3)
-        await decode.asked()
-        await decode.prefilled()
-        assert (await decode.frontend.answer(1)).error == "not finished within 0.3 s"
+        decode.ask(deadline_s=0.5)
+        await until(lambda: decode.prefill.asked or decode.frontend.finish(1), "the prefill worker was asked")
+        if decode.prefill.asked:  # on a machine that is very busy, time may be up before
+            await decode.prefilled()
+        assert (await decode.frontend.answer(1)).error == "not finished within 0.5 s"
 
     played(tmp_path, test)
 
@@ -328,6 +329,7 @@ def test_a_silent_prefill_worker_is_done_without_until_it_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefill_peer, "SILENT_S", 1.5)
+    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 10 * WAIT_S)
 
     async def test(decode: Decode) -> None:
         assert decode.prefill.connection is not None
