@@ -1,6 +1,7 @@
 """How fast KV moves between the device pool and the tiers of a CPU worker, each beside the ceiling of the same minute.
 
     python benchmarks/tiers.py [--gb 2.4] [--turns 11] [--folder DIR] [--swift VENV] [--output FILE] [--only PART]
+        [--huge-pages]
 
 The prefix is that of Dynamo's issue 6101: 2.4 GB whose fragments are 16 KiB each (a layer's keys of one block). It is
 offloaded to disk and onboarded again, straight from the pool (no host tier), with every checksum taken and checked.
@@ -12,9 +13,9 @@ Ours and the ceiling take turns (turns.py); speeds are medians, a share the medi
 byte that comes back is compared with what was stored. `cpu_s_per_gb` is what this process computes for it: cores
 divided by it bound the speed, whatever the disk.
 
-A CPU worker's pool is memory that others may map. It lies in huge pages only where the kernel allows that,
-`echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled`; scattered over small ones, it leaves for a disk at
-about half the speed. The setting is kept with the figures.
+A CPU worker's pool is memory that others may map. It lies in huge pages only where the kernel was told so; scattered
+over small ones, it leaves for a disk at about half the speed. `--huge-pages` tells it, as root, for the time of the
+measurement: `echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled`. The setting is kept with the figures.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ OFFER = 128
 ROOM = 24
 """Copies in line below which there is room for as many blocks, however the pages are batched."""
 LIMIT_S = 600
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
 class Rig:
@@ -224,13 +226,23 @@ def s3(venv: str | None, folder: Path) -> Iterator[str | None]:
         yield "s3://bench/pages"
 
 
-def shared_huge_pages() -> str:
+def shared_huge_pages() -> str | None:
     """Which shared memory the kernel gives huge pages: `never`, `advise`, and so on."""
+    return SETTING.read_text().partition("[")[2].partition("]")[0] if SETTING.exists() else None
+
+
+@contextlib.contextmanager
+def advised(*, wanted: bool) -> Iterator[None]:
+    """Huge pages for shared memory that asks for them, if wanted; then as it was."""
+    before = shared_huge_pages()
+    if not wanted or before is None:
+        yield
+        return
+    SETTING.write_text("advise")
     try:
-        said = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
-    except FileNotFoundError:
-        return "never"
-    return said.partition("[")[2].partition("]")[0]
+        yield
+    finally:
+        SETTING.write_text(before)
 
 
 def main() -> None:
@@ -243,7 +255,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--swift", help="virtual environment with Swift in it")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--huge-pages", action="store_true", help="let the kernel give pools some, as root")
     options = parser.parse_args()
+    with advised(wanted=options.huge_pages):
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         "machine": {
             "cores": os.cpu_count(),
