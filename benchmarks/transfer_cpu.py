@@ -4,7 +4,8 @@
 
 A prefill process pushes every block of its pool onto a random permutation of a decode process's blocks. Every round is
 verified: the decode process clears its pool before, and hashes every block after. `check` adds the time in which the
-receiver verifies the transport's own checksums, as it does before any token depends on the blocks.
+receiver verifies the transport's own checksums, as it does before any token depends on the blocks; here after the last
+byte, between workers part by part while others are under way (`benchmarks/handoff_cpu.py`).
 
 The ceiling of `shm` is a memmove of the same bytes within one process, in one call a thread, with one and with two
 threads, whichever is faster; that of `tcp` is a bare loopback stream of the same bytes over as many sockets. `nixl`,
@@ -269,7 +270,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results") / "transfer_cpu.json")
     options = parser.parse_args()
     made = []
-    print(f"{'path':12} {'block':>9} {'sums':>6} {'check':>6} {'none':>6} {'ceiling':>8} {'share':>6}   memmove (GB/s)")
+    print(
+        f"{'path':12} {'block':>9} {'sums':>6} {'share':>6} {'check':>6} {'share':>6} {'none':>6} {'ceiling':>8}"
+        "   memmove (GB/s)"
+    )
     cases = itertools.product(options.transports, (False, True), BLOCK_BYTES)
     for name, tuned, block_bytes in cases:
         words = [sys.executable, __file__, "--case", name, str(block_bytes), str(options.mib), str(options.rounds)]
@@ -278,9 +282,9 @@ def main() -> None:
         made += rows
         memmove = ", ".join(f"{value:.2f}" for value in rows[0]["memmove"].values())
         print(
-            f"{name + (' tuned' if tuned else ''):12} {block_bytes:9,} {rows[0]['ours']:6.2f} {rows[1]['ours']:6.2f}"
-            f" {rows[2]['ours']:6.2f}"
-            f" {rows[0]['ceiling']:8.2f} {rows[0]['ratio']:6.1%}   {memmove}",
+            f"{name + (' tuned' if tuned else ''):12} {block_bytes:9,} {rows[0]['ours']:6.2f} {rows[0]['ratio']:6.1%}"
+            f" {rows[1]['ours']:6.2f} {rows[1]['ratio']:6.1%} {rows[2]['ours']:6.2f} {rows[0]['ceiling']:8.2f}"
+            f"   {memmove}",
             flush=True,
         )
     options.output.parent.mkdir(exist_ok=True)
