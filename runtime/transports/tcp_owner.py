@@ -20,7 +20,7 @@ from dynamoc.runtime.kv.layout import Heads
 from dynamoc.runtime.kv.pool import HostPool, Pool
 from dynamoc.runtime.kv.transfer.checksums import units_of
 from dynamoc.runtime.kv.transfer.cuts import Cut
-from dynamoc.runtime.kv.transfer.pairs import Indices, indices_of
+from dynamoc.runtime.kv.transfer.pairs import Indices, count_repeats, indices_of
 from dynamoc.runtime.kv.transfer.rows import bytes_of
 from dynamoc.runtime.transports import tcp_wire as wire
 from dynamoc.runtime.transports.protocol import TransportError
@@ -219,7 +219,7 @@ class TcpOwner:
             if grant is None:
                 raise TransportError(f"transfer {tag} is not expected")
             in_pool = not blocks.size or blocks.max() < self._pool.blocks
-            if not in_pool or not grant.blocks[blocks].all() or np.unique(blocks).size != blocks.size:
+            if not in_pool or not grant.blocks[blocks].all() or count_repeats(blocks, self._pool.blocks):
                 raise TransportError(f"transfer {tag} names blocks that are not expected")
             grant.writing[connection] = ended
 
