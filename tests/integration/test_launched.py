@@ -15,7 +15,7 @@ from pipelines import SMOLLM2, serving
 
 from dynamoc.runtime.manifest import read_manifest
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 
 PROGRAMS = Path(__file__).parents[1] / "support/programs"
 CLUSTER = """

@@ -19,7 +19,7 @@ from dynamoc.launcher.campaign.state import State
 from dynamoc.launcher.campaign.store import Store
 from dynamoc.launcher.results.verdict import judge
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 
 CAMPAIGN = """dynamoc: 1
 campaign: local

@@ -8,7 +8,7 @@ import pytest
 from one_text import AGGREGATED, DEFAULTS, HEAD, ROOMY, texts
 from pipelines import serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(900)]
 
 DISAGGREGATED = """\
 components:

@@ -37,7 +37,7 @@ name: gpus
 nodes: [{name: node, count: 2, cpus: 8, memory: 8 GiB, gpus: {count: 4, kind: H200}}]
 """
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

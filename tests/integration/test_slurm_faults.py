@@ -16,7 +16,7 @@ from pipelines import SMOLLM2
 from slurm_cluster import SCRIPT, SlurmCluster, slow, slurm_cluster
 from test_slurm_load import CPUS, LONG, SHORT, SPEC, submit, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

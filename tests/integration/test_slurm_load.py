@@ -13,7 +13,7 @@ import pytest
 from pipelines import SMOLLM2
 from slurm_cluster import SlurmCluster, slow, slurm_cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 SPEC = """
 dynamoc: 1
 name: mock

@@ -79,7 +79,7 @@ exec "${@:2}"
 """,
 }
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from one_text import DEFAULTS, HEAD, PROMPTS, texts
 from pipelines import serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(900)]
 
 CRAMPED = DEFAULTS.format(size=8, blocks=40, step=512)
 """Small blocks: beginnings have many. Room for a fraction of the prompts: the others are on disk the second time."""

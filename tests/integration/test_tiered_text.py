@@ -8,7 +8,7 @@ import pytest
 from one_text import DEFAULTS, HEAD, texts
 from pipelines import Pipeline, serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(900)]
 
 BLOCKS = 32
 CRAMPED = DEFAULTS.format(size=16, blocks=BLOCKS, step=512)
