@@ -26,7 +26,7 @@ class Shelf:
     """Stands for every tier: says it has as many pages as the test wants, and loads are the test's to complete."""
 
     def __init__(self, device: HostDevice) -> None:
-        self.pages = 0
+        self.pages = 3
         self.begun: list[Load] = []
         self._device = device
 
@@ -162,8 +162,10 @@ class TieredLife(Life):
 
     @rule(target=Life.reserving, prompt=PROMPTS)
     def reserve_again(self, prompt: list[int]):
-        """Many prompts that begin alike."""
-        return self.enter("reserve", [7] * len(prompt), 3, 0), [7] * len(prompt)
+        """Many prompts that begin alike, most of which get their blocks at once."""
+        key = self.enter("reserve", [7] * len(prompt), 3, 0)
+        self.step(1)
+        return key, [7] * len(prompt)
 
     def teardown(self):
         if hasattr(self, "core"):
@@ -175,5 +177,5 @@ class TieredLife(Life):
         super().teardown()
 
 
-TieredLife.TestCase.settings = hypothesis_settings(Life.TestCase.settings, max_examples=40)
+TieredLife.TestCase.settings = hypothesis_settings(Life.TestCase.settings, max_examples=60)
 TestTieredLife = TieredLife.TestCase
