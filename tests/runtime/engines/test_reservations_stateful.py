@@ -177,5 +177,5 @@ class TieredLife(Life):
         super().teardown()
 
 
-TieredLife.TestCase.settings = hypothesis_settings(Life.TestCase.settings, max_examples=60)
+TieredLife.TestCase.settings = hypothesis_settings(Life.TestCase.settings, max_examples=40)
 TestTieredLife = TieredLife.TestCase
