@@ -31,7 +31,7 @@ class Share:
             if self.next + count > self.end:
                 self.next = self.first + 1
             base, self.next = self.next, self.next + count
-            if all(_is_free(port) for port in range(base, base + count)):
+            if self.next <= self.end and all(_is_free(port) for port in range(base, self.next)):
                 return base
         raise RuntimeError(f"no {count} free ports from {self.first} on")
 
