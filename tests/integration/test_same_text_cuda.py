@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import random
 from pathlib import Path
 
 import pytest
 from pipelines import Pipeline, serving, streams
+from word_model import WORDS, write_word_model
 
 from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
 
@@ -41,7 +41,6 @@ edges: [frontend -> router -> prefill, {from: prefill, to: decode, transport: nv
 """
 ROOM, CRAMPED = 512, 96
 """Blocks for all prompts, and for a fraction of them: the others are in a tier the second time."""
-WORDS = [f"w{number}" for number in range(500)]
 
 
 def why_not() -> str:
@@ -66,31 +65,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a small geometry, and a tokenizer of as many words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     folder = tmp_path_factory.mktemp("model")
-    geometry = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 32,
-        "max_position_embeddings": 1024,
-        "initializer_range": 0.2,
-        "bos_token_id": 1,
-        "eos_token_id": None,
-        "pad_token_id": 0,
-    }
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **geometry)).save_pretrained(folder)
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token=WORDS[0]))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.save(str(folder / "tokenizer.json"))
-    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    write_word_model(folder)
     return folder
 
 
