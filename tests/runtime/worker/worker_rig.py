@@ -51,7 +51,7 @@ from dynamoc.runtime.plane.messages import (
 KEY = b"k" * 32
 HOST = "127.0.0.1"
 BLOCK_SIZE = 16
-LIMIT_S = 20.0
+LIMIT_S = 90.0
 
 
 async def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
