@@ -41,7 +41,10 @@ def spec() -> str:
 
 
 def told(run_dir: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / f"told/{name}.json").read_text())
+    file, waited_until = run_dir / f"told/{name}.json", time.monotonic() + 60
+    while not file.exists() and time.monotonic() < waited_until:  # written by a program that has just started
+        time.sleep(0.05)
+    found: dict[str, Any] = json.loads(file.read_text())
     return found
 
 

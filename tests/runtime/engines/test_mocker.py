@@ -59,8 +59,9 @@ def test_a_chunked_prompt_costs_as_much_attention_as_a_whole_one():
 
 def test_lateness_does_not_add_up():
     step = Step((chunk(1, 4, 1),))
-    elapsed = []
-    for _ in range(5):  # one of them is not disturbed by a busy machine
+    elapsed = [1.0]
+    tried_until = time.monotonic() + 60
+    while min(elapsed) >= 0.084 and time.monotonic() < tried_until:  # one of them is not disturbed by a busy machine
         clock, started = StepClock(), time.monotonic()
         for _ in range(40):
             deadline = clock.begin(step, 0.002)

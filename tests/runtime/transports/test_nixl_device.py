@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import threading
 import time
@@ -149,9 +150,12 @@ def test_a_device_that_fails_is_a_failure_at_either_end(pair: Pair, at: str) -> 
         gpu.fails = True
         done = await writer.write(peer, ALL, LIMIT_S, 1).wait()
         assert done.outcome is Outcome.FAILURE
-        assert (
-            "cannot be gathered: the device failed" if at == "writer" else "closed the data connection"
-        ) in done.reason
+        # The owner hangs up, perhaps in the middle of what the writer sends.
+        reasons = {
+            "writer": "cannot be gathered: the device failed",
+            "owner": "closed the data connection|reset by peer",
+        }
+        assert re.search(reasons[at], done.reason)
         if at == "owner":
             with pytest.raises(TransportError, match="cannot be verified: the device failed"):
                 await owner.mismatches(ALL.destinations, bytes(16 * BLOCKS))
