@@ -187,6 +187,7 @@ def disk(folder: Path, total: int, rounds: int) -> dict[str, Any]:
             "offload, ceiling": lambda: raw.write().seconds,
             "onboard": rig.onboard,
             "onboard, ceiling": lambda: raw.read().seconds,
+            "onboard, ceiling into buffers used again": lambda: raw.read_again().seconds,
         }
         facts = {
             "tier": "G3",
@@ -194,7 +195,7 @@ def disk(folder: Path, total: int, rounds: int) -> dict[str, Any]:
             "blocks": rig.blocks,
             "o_direct": rig.tier.is_direct,
         }
-        return facts | take_turns(rounds, rig.total, ways)
+        return facts | take_turns(rounds, rig.total, ways) | {"ceiling_bytes_and_threads": raw.shapes}
     finally:
         rig.close()
 

@@ -1,4 +1,4 @@
-"""Ours and its ceiling by turns: what a machine does meanwhile slows both, and their quotient stays."""
+"""Ours and its ceilings by turns: what a machine does meanwhile slows all, and their quotients stay."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def in_threads(count: int, threads: int, job: Callable[[int, int], object]) -> S
         return watch.stop()
 
 
-def by_turns(turns: int, ours: Side, ceiling: Side) -> dict[str, Any]:
-    """Medians in bytes per second of both, and of the quotients of each turn; who goes first alternates."""
-    sides = {"ours": ours, "ceiling": ceiling}
+def by_turns(turns: int, *, ours: Side, **ceilings: Side) -> dict[str, Any]:
+    """Medians in bytes per second of all sides, and of the quotients of each turn; who goes first alternates."""
+    sides = {"ours": ours, **ceilings}
     spent: dict[str, list[Spent]] = {name: [] for name in sides}
     for turn in range(turns):
         for name in sorted(sides, reverse=bool(turn % 2)):
             spent[name].append(sides[name].run())
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"turns": turns}
     for name, side in sides.items():
         gb = side.size / 1e9
         speeds = sorted(gb / one.seconds for one in spent[name])
@@ -69,13 +69,14 @@ def by_turns(turns: int, ours: Side, ceiling: Side) -> dict[str, Any]:
             f"{name}_min_max": [round(speeds[0], 3), round(speeds[-1], 3)],
             f"{name}_cpu_s_per_gb": round(statistics.median(one.cpu_s / gb for one in spent[name]), 3),
         }
-    shares = [
-        (ours.size / mine.seconds) / (ceiling.size / theirs.seconds)
-        for mine, theirs in zip(spent["ours"], spent["ceiling"], strict=True)
-    ]
-    low, middle, high = statistics.quantiles(shares, n=4)
-    return result | {
-        "turns": turns,
-        "share_of_ceiling": round(middle, 3),
-        "share_quartiles": [round(low, 3), round(high, 3)],
-    }
+    for name, ceiling in ceilings.items():
+        shares = [
+            (ours.size / mine.seconds) / (ceiling.size / theirs.seconds)
+            for mine, theirs in zip(spent["ours"], spent[name], strict=True)
+        ]
+        low, middle, high = statistics.quantiles(shares, n=4)
+        result |= {
+            f"share_of_{name}": round(middle, 3),
+            f"share_of_{name}_quartiles": [round(low, 3), round(high, 3)],
+        }
+    return result

@@ -1,21 +1,26 @@
-"""NVLink: a kernel stores blocks straight from this GPU into the peer's pool on another one. Same host only.
+"""NVLink: blocks go straight from this GPU into the peer's pool on another one. Same host only.
+
+A kernel stores them; of long runs a copy engine takes its share.
 
 The pool is plain device memory, mapped here by its CUDA IPC handle; the nonce behind its blocks proves that it is
 still the pool that was offered. As with any mapping, only the writer's word or its end makes blocks of an aborted
-write safe. Each pair is summed by the kernel that copies it, and by the receiver over its own memory.
+write safe. Each pair is summed by a kernel here, and by the receiver over its own memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from dynamoc.runtime.kv.cuda.batch import why_no_batches
 from dynamoc.runtime.kv.cuda.copier import CTAS, Copier
+from dynamoc.runtime.kv.cuda.copy_engine import EngineCopier
 from dynamoc.runtime.kv.cuda.device import DeviceError, bus_address
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import Heads
@@ -37,6 +42,8 @@ PART_BYTES = 256 << 20
 """0.75 ms at 360 GB/s; verified in 0.11 ms, and a message and the start of a kernel take some 0.3 ms. Of 1 GiB that
 goes whole, parts of this size were ready after 3.4 ms, of half of it after 3.6, one part after 4.2."""
 T = TypeVar("T")
+
+log = logging.getLogger("dynamoc.transports.nvlink")
 
 
 class NvlinkTransport(MappedDestination):
@@ -164,7 +171,7 @@ class NvlinkTransport(MappedDestination):
         if self._received is None:
             pool = self._registered()
             try:
-                self._copier = await self._run(functools.partial(Copier, pool.device, self._ctas))
+                self._copier = await self._run(functools.partial(_copier, pool.device, self._ctas))
                 self._received = DeviceSums(pool, await self._run(functools.partial(Copier, pool.device)))
             except DeviceError as error:
                 raise TransportError(str(error)) from error
@@ -176,3 +183,11 @@ class NvlinkTransport(MappedDestination):
         if self._pool is None:
             raise TransportError("no pool is registered")
         return self._pool
+
+
+def _copier(device: int, ctas: int) -> Copier:
+    """With a copy engine, if the driver takes lists of copies."""
+    if reason := why_no_batches():
+        log.info("blocks are pushed by a kernel alone: %s", reason)
+        return Copier(device, ctas)
+    return EngineCopier(device, ctas)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,13 +45,30 @@ class Runs(NamedTuple):
     stride: int
     indices: NDArray[np.uint64]
 
+    def part(self, part: slice) -> Runs:
+        """Some of them."""
+        return self._replace(indices=self.indices[part])
+
+    @property
+    def addresses(self) -> NDArray[np.uint64]:
+        """Where each begins."""
+        return self.indices * np.uint64(self.stride) + np.uint64(self.base)
+
+
+class Settles(Protocol):
+    """Part of a copy."""
+
+    def settle(self, deadline_s: float) -> None:
+        """Wait for it; TimeoutError, DeviceError. To ask again costs nothing."""
+        ...
+
 
 class Copy:
     """Work under way on the device. `sums` (rows of plain and weighted, one a run) are there once it is done."""
 
     def __init__(self, sums: Table | None) -> None:
         self.sums = sums
-        self.batches: list[Batch] = []
+        self.batches: list[Settles] = []
 
     def wait(self, deadline_s: float) -> None:
         """Until every byte is where it belongs; TimeoutError if it takes longer, DeviceError if the device failed.
@@ -104,9 +121,9 @@ class Copier:
         words, kernel = _whole(run_bytes), "copy_and_sum_runs" if sums else "copy_runs"
         return self._start(kernel, source, destination, run_bytes, words, deadline_s, into)
 
-    def sum(self, runs: Runs, run_bytes: int, *, deadline_s: float = 10) -> Copy:
+    def sum(self, runs: Runs, run_bytes: int, *, into: Table | None = None, deadline_s: float = 10) -> Copy:
         """Start to sum the runs where they are."""
-        return self._start("sum_runs", runs, runs, run_bytes, _whole(run_bytes), deadline_s)
+        return self._start("sum_runs", runs, runs, run_bytes, _whole(run_bytes), deadline_s, into)
 
     def copy_slices(
         self,

@@ -1,0 +1,131 @@
+"""A copy engine beside the kernel: together they fill a link that neither fills alone.
+
+Between two H200 stores of a kernel reach 366 GB/s of the 394 that one plain copy gets, and an engine that is given runs
+of 2 MiB reaches 353, for from one run to the next it pauses. The kernel fills the pauses: 385. An engine takes nothing
+of the device from whoever computes there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
+from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Copy, Runs
+from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, runtime, wait_for
+from dynamoc.runtime.kv.cuda.staging import Table
+
+LEAST_BYTES = 256 << 10
+"""Of a run: to tell the driver of shorter ones takes longer than to copy them."""
+PAUSE_BYTES = 256 << 10
+"""What the link moves while an engine goes from one run to the next."""
+_UNTIMED = 2
+_NON_BLOCKING = 1
+
+
+def engine_share(count: int, run_bytes: int) -> int:
+    """How many of so many runs an engine copies while the kernel copies the others in its pauses."""
+    return 0 if run_bytes < LEAST_BYTES else round(count * run_bytes / (run_bytes + PAUSE_BYTES))
+
+
+class EngineCopier(Copier):
+    """A `Copier` one of whose device's copy engines takes its share of long runs; the driver must take batches."""
+
+    def __init__(self, device: int, ctas: int = CTAS) -> None:
+        super().__init__(device, ctas)
+        self._engine = _Engine(device)
+
+    def copy(
+        self,
+        source: Runs,
+        destination: Runs,
+        run_bytes: int,
+        *,
+        sums: bool = False,
+        into: Table | None = None,
+        deadline_s: float = 10,
+    ) -> Copy:
+        """As a `Copier` does."""
+        count = len(source.indices)
+        own = slice(count - engine_share(count, run_bytes))
+        if own.stop == count:
+            return super().copy(source, destination, run_bytes, sums=sums, into=into, deadline_s=deadline_s)
+        others = slice(own.stop, count)
+        rows = (np.empty((count, 2), np.uint64) if into is None else into) if sums else None
+        whole = Copy(rows)
+        if rows is not None:  # first: the kernel is done with its own share only when the engine is
+            summed = self.sum(source.part(others), run_bytes, into=rows[others], deadline_s=deadline_s)
+            whole.batches += summed.batches
+        ends = source.part(own), destination.part(own)
+        mine = None if rows is None else rows[own]
+        whole.batches += super().copy(*ends, run_bytes, sums=sums, into=mine, deadline_s=deadline_s).batches
+        try:
+            whole.batches.append(self._engine.copy(source.part(others), destination.part(others), run_bytes))
+        except DeviceError:
+            whole.wait(deadline_s)  # till then nobody else may have the runs
+            raise
+        return whole
+
+    def after(self, event: int) -> None:
+        """What is started from now on waits, on the device, for `event` of another stream."""
+        super().after(event)
+        self._engine.after(event)
+
+    def close(self, deadline_s: float = 10) -> None:
+        """Wait for what runs and release everything; TimeoutError."""
+        super().close(deadline_s)
+        self._engine.close()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What an engine copies; `events` gets the event back."""
+
+    event: int
+    events: list[int]
+    settled: bool = False
+
+    def settle(self, deadline_s: float) -> None:
+        """Wait for it; TimeoutError, DeviceError."""
+        if not self.settled:
+            wait_for(self.event, deadline_s)
+            self.settled = True
+            self.events.append(self.event)
+
+
+class _Engine:
+    """A stream of batches, and events to use again."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._events: list[int] = []
+        with on_device(device, "make a stream"):
+            self._stream: int = runtime.streamCreateWithFlags(_NON_BLOCKING)
+
+    def copy(self, source: Runs, destination: Runs, run_bytes: int) -> _Batch:
+        """Start to copy; DeviceError, and then nothing is under way."""
+        sizes: NDArray[np.uint64] = np.full(len(source.indices), run_bytes, np.uint64)
+        with on_device(self._device, "start a copy engine"):
+            event = self._events.pop() if self._events else runtime.eventCreateWithFlags(_UNTIMED)
+            try:
+                ends = destination.addresses, source.addresses
+                copy_batch(self._device, *ends, sizes, self._stream, SourceOrder.STREAM)
+            except DeviceError:
+                runtime.streamSynchronize(self._stream)
+                raise
+            runtime.eventRecord(event, self._stream)
+        return _Batch(event, self._events)
+
+    def after(self, event: int) -> None:
+        with on_device(self._device, "wait for an event"):
+            runtime.streamWaitEvent(self._stream, event)
+
+    def close(self) -> None:
+        """Wait for what runs."""
+        with on_device(self._device, "release a stream"):
+            runtime.streamSynchronize(self._stream)
+            while self._events:
+                runtime.eventDestroy(self._events.pop())
+            runtime.streamDestroy(self._stream)
