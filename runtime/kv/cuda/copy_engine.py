@@ -36,6 +36,8 @@ class EngineCopier(Copier):
     def __init__(self, device: int, ctas: int = CTAS) -> None:
         super().__init__(device, ctas)
         self._engine = _Engine(device)
+        self._summing = Copier(device)
+        """For the engine's runs: on a stream of its own, since the kernel copies for as long as the engine does."""
 
     def copy(
         self,
@@ -54,28 +56,30 @@ class EngineCopier(Copier):
             return super().copy(source, destination, run_bytes, sums=sums, into=into, deadline_s=deadline_s)
         others = slice(own.stop, count)
         rows = (np.empty((count, 2), np.uint64) if into is None else into) if sums else None
-        whole = Copy(rows)
-        if rows is not None:  # first: the kernel is done with its own share only when the engine is
-            summed = self.sum(source.part(others), run_bytes, into=rows[others], deadline_s=deadline_s)
-            whole.batches += summed.batches
-        ends = source.part(own), destination.part(own)
-        mine = None if rows is None else rows[own]
-        whole.batches += super().copy(*ends, run_bytes, sums=sums, into=mine, deadline_s=deadline_s).batches
+        ends, mine = (source.part(own), destination.part(own)), None if rows is None else rows[own]
+        copy = Copy(rows)
+        copy.batches += super().copy(*ends, run_bytes, sums=sums, into=mine, deadline_s=deadline_s).batches
         try:
-            whole.batches.append(self._engine.copy(source.part(others), destination.part(others), run_bytes))
-        except DeviceError:
-            whole.wait(deadline_s)  # till then nobody else may have the runs
+            copy.batches.append(self._engine.copy(source.part(others), destination.part(others), run_bytes))
+            if rows is not None:
+                theirs = rows[others]
+                summed = self._summing.sum(source.part(others), run_bytes, into=theirs, deadline_s=deadline_s)
+                copy.batches += summed.batches
+        except (DeviceError, TimeoutError):
+            copy.wait(deadline_s)  # till then nobody else may have the runs
             raise
-        return whole
+        return copy
 
     def after(self, event: int) -> None:
         """What is started from now on waits, on the device, for `event` of another stream."""
         super().after(event)
         self._engine.after(event)
+        self._summing.after(event)
 
     def close(self, deadline_s: float = 10) -> None:
         """Wait for what runs and release everything; TimeoutError."""
         super().close(deadline_s)
+        self._summing.close(deadline_s)
         self._engine.close()
 
 
