@@ -90,11 +90,13 @@ class Line:
     # ---- inside ---------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        """Start one batch if there is room, take in what has ended; see to the next turn."""
+        """Start batches as there is room, take in what has ended; see to the next turn."""
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
-        moved = self._start()
+        moved = False
+        while self._start():
+            moved = True
         for work, _ in self._begun:
             moved |= work.look()
         moved |= self._end()

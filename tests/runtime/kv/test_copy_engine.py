@@ -39,8 +39,8 @@ def test_every_run_is_copied_once_and_longer_runs_are_rather_the_engines(count: 
     assert not share or run_bytes >= LEAST_BYTES
 
 
-def test_the_engine_takes_half_of_the_shortest_and_most_of_the_long() -> None:
-    assert [engine_share(1000, kib << 10) for kib in (64, 255, 256, 1024, 2048)] == [0, 0, 500, 800, 889]
+def test_the_engine_takes_a_third_of_the_shortest_and_most_of_the_long() -> None:
+    assert [engine_share(1000, kib << 10) for kib in (64, 255, 256, 1024, 2048)] == [0, 0, 333, 667, 800]
 
 
 @pytest.fixture
