@@ -24,6 +24,7 @@ from cupy.cuda import runtime
 from offload_cuda import Rig
 
 from dynamoc.runtime.kv.cuda.copier import Copier
+from dynamoc.runtime.kv.cuda.copy_engine import EngineCopier
 from dynamoc.runtime.kv.cuda.staged import StagedCopier
 
 LAYERS, ROWS = 32, 64
@@ -116,24 +117,28 @@ def paths(rig: Rig) -> list[tuple[str, Callable[[], None], int]]:
             for ctas in (8, 32)
         ]
     if runtime.getDeviceCount() > 1:
-        made += over_nvlink(rig, orders)
+        made += over_nvlink(rig, {BLOCK: orders, LONG_BLOCK: long})
     return made
 
 
-def over_nvlink(rig: Rig, orders: Any) -> list[tuple[str, Callable[[], None], int]]:
-    """Pushes out of memory of the second GPU."""
+def over_nvlink(rig: Rig, orders: dict[int, Any]) -> list[tuple[str, Callable[[], None], int]]:
+    """Pushes out of memory of the second GPU; `orders` of blocks, by their size."""
     runtime.setDevice(1)
     theirs = runtime.malloc(TOTAL)
     runtime.deviceEnablePeerAccess(0)
     runtime.setDevice(0)
     addresses = (theirs, rig.device["onboard"].address)
-    sides = [bench.runs(address, order, BLOCK) for address, order in zip(addresses, orders, strict=True)]
 
-    def push(copier: Copier) -> None:
-        copier.copy(*sides, BLOCK, sums=True).wait(bench.DEADLINE_S)
+    def push(copier: Copier, block: int) -> None:
+        sides = [bench.runs(address, order, block) for address, order in zip(addresses, orders[block], strict=True)]
+        copier.copy(*sides, block, sums=True).wait(bench.DEADLINE_S)
 
-    pushes = [(f"push from a peer over NVLink, {ctas} CTAs", Copier(1, ctas)) for ctas in NVLINK_CTAS]
-    return [(name, lambda c=copier: push(c), TOTAL) for name, copier in pushes]
+    ways = [(f"{ctas} CTAs", Copier(1, ctas), BLOCK) for ctas in NVLINK_CTAS]
+    ways += [("2 MiB", Copier(1), LONG_BLOCK), ("2 MiB, beside a copy engine", EngineCopier(1), LONG_BLOCK)]
+    return [
+        (f"push from a peer over NVLink, {name}", lambda c=copier, b=block: push(c, b), TOTAL)
+        for name, copier, block in ways
+    ]
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ def test_every_run_is_copied_once_and_longer_runs_are_rather_the_engines(count: 
     assert not share or run_bytes >= LEAST_BYTES
 
 
-def test_the_engine_takes_a_third_of_the_shortest_and_most_of_the_long() -> None:
-    assert [engine_share(1000, kib << 10) for kib in (64, 255, 256, 1024, 2048)] == [0, 0, 333, 667, 800]
+def test_the_engine_takes_two_thirds_of_the_shortest_and_more_of_the_long() -> None:
+    assert [engine_share(1000, kib << 10) for kib in (64, 1023, 1024, 2048)] == [0, 0, 667, 800]
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def download(pool: DevicePool) -> np.ndarray:
 
 @on_gpu
 @pytest.mark.parametrize("sums", [False, True])
-@pytest.mark.parametrize("span", [(0, 1 << 20), (4096, 512 << 10), (12, (256 << 10) + 20), (0, 65536)])
+@pytest.mark.parametrize("span", [(0, 2 << 20), (4096, 1 << 20), (12, (1 << 20) + 20), (0, 65536)])
 def test_kernel_and_engine_copy_every_byte_and_no_other(
     copier: EngineCopier, span: tuple[int, int], *, sums: bool
 ) -> None:
     (start, size), random = span, np.random.default_rng(3)
-    data = random.integers(0, 256, (BLOCKS, 1 << 20), np.uint8)
+    data = random.integers(0, 256, (BLOCKS, 2 << 20), np.uint8)
     want = np.full_like(data, 0xA5)
     source, destination = pool_of(data), pool_of(want)
     sources, destinations = (random.permutation(BLOCKS)[:19].astype(np.uint64) for _ in range(2))
@@ -78,8 +78,8 @@ def test_kernel_and_engine_copy_every_byte_and_no_other(
 
     for _ in range(3):  # events and slots are used again
         copy = copier.copy(
-            Runs(source.address + start, 1 << 20, sources),
-            Runs(destination.address + start, 1 << 20, destinations),
+            Runs(source.address + start, 2 << 20, sources),
+            Runs(destination.address + start, 2 << 20, destinations),
             size,
             sums=sums,
             into=into,
