@@ -35,6 +35,7 @@ RESULTS = HERE / "results"
 LIMIT_S = 600
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 KERNELS = ("tests/runtime/kv/test_cuda_copier.py", "tests/runtime/kv/test_cuda_slices.py")
+COPY_ENGINE = "tests/runtime/kv/test_copy_engine.py"
 TRANSPORTS = ("tests/conformance/test_transports.py", "tests/conformance/test_transport_faults.py")
 NO_CHILDREN = ("-k", "not another_process and not not_there")
 """The sanitizer watches one process; and that a GPU is not there is an error of the driver's, on purpose."""
@@ -86,7 +87,7 @@ def checked(tool: str, what: str) -> Step:
 
 
 STEPS = (
-    tests("kernels", 1, "kernels: every size, alignment and layout, sums, deadlines", *KERNELS),
+    tests("kernels", 1, "kernels: every size, alignment and layout, sums, deadlines", *KERNELS, COPY_ENGINE),
     tests("tiers", 1, "KV tiers below a device", "tests/runtime/kv/tiers/test_cuda_device.py"),
     tests("engine", 1, "the native engine on a GPU", "tests/runtime/engines/test_engine_cuda.py"),
     tests("kept", 1, "KV that outlives its worker", "-k", "cuda", "tests/runtime/engines/test_kept_engine.py"),
