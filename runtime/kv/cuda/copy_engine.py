@@ -23,6 +23,8 @@ PAUSE_BYTES = 512 << 10
 """What the kernel moves while an engine goes from one run to the next."""
 HEAD_RUNS = 64
 """The engine moves so many while the kernel is started, which takes as long."""
+SETTLED_S = 10.0
+"""For what was started before something failed, whatever deadline the rest had."""
 _UNTIMED = 2
 _NON_BLOCKING = 1
 
@@ -70,7 +72,7 @@ class EngineCopier(Copier):
                     theirs, run_bytes, into=rows[own.stop :], deadline_s=deadline_s
                 ).batches
         except (DeviceError, TimeoutError):
-            copy.wait(deadline_s)  # till then nobody else may have the runs
+            copy.wait(SETTLED_S)  # till then nobody else may have the runs
             raise
         return copy
 
