@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from memory_owners import owners, wait_for_end
 from pipelines import SMOLLM2, Pipeline, serving, streams
 
-from dynamoc.runtime.kv.memory_service.place import Place
 from dynamoc.runtime.transports.nixl_agent import PACKAGES
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(600)]
@@ -45,12 +43,6 @@ def text(pipeline: Pipeline) -> str:
     return str(answer.text)
 
 
-def owners(run_dir: Path) -> list[str]:
-    path = Place(run_dir, "cpu", None).path()
-    found = subprocess.run(["pgrep", "-f", f"memory_service --socket {path}"], capture_output=True, check=False)
-    return found.stdout.decode().split()
-
-
 @pytest.mark.skipif(not SMOLLM2.is_dir(), reason="no SmolLM2 folder: run `make model`")
 @pytest.mark.skipif(not any(map(importlib.util.find_spec, PACKAGES)), reason="NIXL is not installed")
 def test_a_killed_worker_is_back_on_the_weights_that_are_there(tmp_path: Path) -> None:
@@ -67,7 +59,4 @@ def test_a_killed_worker_is_back_on_the_weights_that_are_there(tmp_path: Path) -
         assert owners(pipeline.run_dir) == owner
         assert text(pipeline) == before
         run_dir = pipeline.run_dir
-    until = time.monotonic() + 30
-    while owners(run_dir):
-        assert time.monotonic() < until, "the owner outlived its run"
-        time.sleep(0.1)
+    wait_for_end(run_dir)

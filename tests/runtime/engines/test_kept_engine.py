@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept_engine import BLOCK_SIZE, OUTPUT, PROMPTS
+from memory_owners import end_owners
 from tiny import write_model
 
 from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
@@ -46,26 +45,7 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "key").write_bytes(b"k" * 32)
     (tmp_path / "key").chmod(0o600)
     yield tmp_path
-    for pid in owners(tmp_path):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 30
-    while owners(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def owners(run_dir: Path) -> list[int]:
-    """Owners that serve this run: none other has its mark."""
-    found = subprocess.run(["pgrep", "-f", "memory_service --socket"], capture_output=True, check=False)
-    mark = f"DYNAMOC_RUN_DIR={run_dir}".encode()
-    return [int(pid) for pid in found.stdout.split() if mark in _environ(int(pid))]
-
-
-def _environ(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    end_owners(tmp_path)
 
 
 def life(run_dir: Path, *words: str) -> dict[str, Any]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from memory_owners import end_owners, owners
 from worker_rig import BLOCK_SIZE, Frontend, Run, make_run, running, until, worker_settings
 
-from dynamoc.runtime.kv.memory_service.place import Place
 from dynamoc.runtime.kv.pool import PAGE_BYTES
 from dynamoc.runtime.plane.messages import BlocksStored
 
@@ -27,18 +25,7 @@ RECOVERED = "dynamoc_kv_recovered_blocks_total"
 @pytest.fixture(autouse=True)
 def nothing_stays(tmp_path: Path) -> Iterator[None]:
     yield
-    for pid in owners(tmp_path):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20
-    while owners(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def owners(folder: Path) -> list[int]:
-    path = Place(folder, "cpu", None).path()
-    found = subprocess.run(["pgrep", "-f", f"memory_service --socket {path}"], capture_output=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+    end_owners(tmp_path)
 
 
 def alone(folder: Path, **changes: object) -> Run:

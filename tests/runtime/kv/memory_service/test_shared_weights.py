@@ -6,17 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from memory_owners import end_owners, owners
 from torch import Tensor
 
 from dynamoc.runtime.engines.native.shared_weights import SharedWeights, identity_of
 from dynamoc.runtime.kv.memory_service.memory import MemoryServiceError
-from dynamoc.runtime.kv.memory_service.place import Place
 
 CPU = torch.device("cpu")
 
@@ -53,19 +52,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "key").chmod(0o600)
     monkeypatch.setenv("DYNAMOC_RUN_DIR", str(tmp_path))
     yield tmp_path
-    for pid in owners(tmp_path):
-        os.kill(pid, signal.SIGTERM)
-    until = time.monotonic() + 20
-    while owners(tmp_path):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-def owners(run_dir: Path) -> list[int]:
-    """Owners of this test's run."""
-    path = Place(run_dir, "cpu", None).path()
-    found = subprocess.run(["pgrep", "-f", f"memory_service --socket {path}"], capture_output=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+    end_owners(tmp_path)
 
 
 def test_a_second_worker_maps_what_the_first_one_read() -> None:
