@@ -105,6 +105,20 @@ async def outcome(future: Future[int]) -> int | BaseException:
     return waited.exception() or waited.result()
 
 
+def test_there_is_work_behind_the_first_batch_before_anybody_looks_at_it() -> None:
+    async def scenario() -> None:
+        device = Device()
+        device.holds = True
+        async with a_line() as line:
+            future = line.add(Copies(device, "a", 5))
+
+            assert device.started == [("a", batch) for batch in range(AHEAD + 1)]
+            device.holds = False
+            assert await outcome(future) == 5
+
+    asyncio.run(scenario())
+
+
 @settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 4)), min_size=1, max_size=8))
 def test_all_work_ends_in_order_and_once(sizes: list[tuple[int, int]]) -> None:
