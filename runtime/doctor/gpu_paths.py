@@ -20,7 +20,16 @@ from dynamoc.runtime.doctor.timing import (
 )
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch, why_no_batches
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, require_devices, runtime, wait_for
+from dynamoc.runtime.kv.cuda.device import (
+    DISABLE_TIMING,
+    NON_BLOCKING,
+    DeviceError,
+    checked,
+    on_device,
+    require_devices,
+    runtime,
+    wait_for,
+)
 from dynamoc.runtime.kv.cuda.pool import DevicePool, PinnedPool
 from dynamoc.runtime.kv.cuda.staged import StagedCopier
 from dynamoc.runtime.kv.pool import HostPool
@@ -31,7 +40,6 @@ MORE = 8
 DEADLINE_S = 20.0
 HOST_CTAS = 32
 OVER_PCIE = ((Place.DEVICE, Place.HOST), (Place.HOST, Place.DEVICE))
-_NON_BLOCKING, _DISABLE_TIMING = 1, 2
 _BY_ADDRESS = 4
 Bytes = NDArray[np.uint8]
 
@@ -71,8 +79,8 @@ class _Paths:
     def __init__(self) -> None:
         self._kernel, self._staged = Copier(0, HOST_CTAS), StagedCopier(0)
         with checked("make a stream"):
-            self._stream: int = runtime.streamCreateWithFlags(_NON_BLOCKING)
-            self._event: int = runtime.eventCreateWithFlags(_DISABLE_TIMING)
+            self._stream: int = runtime.streamCreateWithFlags(NON_BLOCKING)
+            self._event: int = runtime.eventCreateWithFlags(DISABLE_TIMING)
 
     def kernel(self, source: Runs, target: Runs, size: int) -> None:
         """The kernel, over the link."""

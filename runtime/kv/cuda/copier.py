@@ -45,9 +45,9 @@ class Runs(NamedTuple):
     stride: int
     indices: NDArray[np.uint64]
 
-    def part(self, part: slice) -> Runs:
+    def part(self, which: slice | NDArray[np.int64]) -> Runs:
         """Some of them."""
-        return self._replace(indices=self.indices[part])
+        return self._replace(indices=self.indices[which])
 
     @property
     def addresses(self) -> NDArray[np.uint64]:

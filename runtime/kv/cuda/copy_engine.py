@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import CTAS, Copier, Copy, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, on_device, runtime, wait_for
+from dynamoc.runtime.kv.cuda.device import DISABLE_TIMING, NON_BLOCKING, DeviceError, on_device, runtime, wait_for
 from dynamoc.runtime.kv.cuda.staging import Table
 
 LEAST_BYTES = 1 << 20
@@ -25,8 +25,6 @@ HEAD_RUNS = 64
 """The engine moves so many while the kernel is started, which takes as long."""
 SETTLED_S = 10.0
 """For what was started before something failed, whatever deadline the rest had."""
-_UNTIMED = 2
-_NON_BLOCKING = 1
 
 
 def engine_share(count: int, run_bytes: int) -> int:
@@ -112,13 +110,13 @@ class _Engine:
         self._device = device
         self._events: list[int] = []
         with on_device(device, "make a stream"):
-            self._stream: int = runtime.streamCreateWithFlags(_NON_BLOCKING)
+            self._stream: int = runtime.streamCreateWithFlags(NON_BLOCKING)
 
     def copy(self, source: Runs, destination: Runs, run_bytes: int) -> _Batch:
         """Start to copy; DeviceError, and then nothing is under way."""
         sizes: NDArray[np.uint64] = np.full(len(source.indices), run_bytes, np.uint64)
         with on_device(self._device, "start a copy engine"):
-            event = self._events.pop() if self._events else runtime.eventCreateWithFlags(_UNTIMED)
+            event = self._events.pop() if self._events else runtime.eventCreateWithFlags(DISABLE_TIMING)
             try:
                 ends = destination.addresses, source.addresses
                 copy_batch(self._device, *ends, sizes, self._stream, SourceOrder.STREAM)

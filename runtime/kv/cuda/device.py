@@ -19,6 +19,10 @@ runtime: Any = _runtime
 SPIN_S = 0.005
 PAUSE_S = 0.00005
 """A wait looks without pause as long as a usual transfer takes, then every `PAUSE_S`."""
+NON_BLOCKING = 1
+"""Of a stream: it waits for no other."""
+DISABLE_TIMING = 2
+"""Of an event."""
 _NOT_READY = 600
 
 

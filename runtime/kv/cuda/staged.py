@@ -16,7 +16,7 @@ import numpy as np
 
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import Copier, Copy, Runs
-from dynamoc.runtime.kv.cuda.device import on_device, runtime, wait_for
+from dynamoc.runtime.kv.cuda.device import DISABLE_TIMING, NON_BLOCKING, on_device, runtime, wait_for
 from dynamoc.runtime.kv.transfer.extents import Extents, are_one, extents, in_order
 
 PIECES = 3
@@ -24,7 +24,6 @@ PIECE_BYTES = 32 << 20
 CTAS = 32
 SLOTS, SLOT_RUNS = 64, 2048
 """Enough that starting a copy of 2 GiB waits for nothing."""
-_DISABLE_TIMING = 2
 _BY_ADDRESS = 4
 
 
@@ -61,11 +60,11 @@ class StagedCopier:
         self.piece_bytes = piece_bytes
         self._kernels = Copier(device, ctas, SLOTS, SLOT_RUNS)
         with on_device(device, "allocate staging memory"):
-            self._engine: int = runtime.streamCreateWithFlags(1)
+            self._engine: int = runtime.streamCreateWithFlags(NON_BLOCKING)
             self._pieces: list[int] = [runtime.malloc(piece_bytes) for _ in range(pieces)]
-            self._filled: list[int] = [runtime.eventCreateWithFlags(_DISABLE_TIMING) for _ in range(pieces)]
-            self._drained: list[int] = [runtime.eventCreateWithFlags(_DISABLE_TIMING) for _ in range(pieces)]
-            self._done: int = runtime.eventCreateWithFlags(_DISABLE_TIMING)
+            self._filled: list[int] = [runtime.eventCreateWithFlags(DISABLE_TIMING) for _ in range(pieces)]
+            self._drained: list[int] = [runtime.eventCreateWithFlags(DISABLE_TIMING) for _ in range(pieces)]
+            self._done: int = runtime.eventCreateWithFlags(DISABLE_TIMING)
 
     def offload(self, source: Runs, host: Runs, run_bytes: int) -> StagedCopy:
         """Start to copy run i of `source` onto run i of `host`."""
@@ -119,7 +118,7 @@ class StagedCopier:
         order = in_order(host.indices)
         for turn, start in enumerate(range(0, count, step)):
             rows, place = order[start : start + step], turn % len(self._pieces)
-            sides = [side._replace(indices=side.indices[rows]) for side in (device, host)]
+            sides = [side.part(rows) for side in (device, host)]
             yield _Part(sides[0], sides[1], self._pieces[place], self._filled[place], self._drained[place])
 
     def _move(self, part: _Part, run_bytes: int, *, to_host: bool) -> None:
@@ -131,7 +130,7 @@ class StagedCopier:
             runtime.memcpyAsync(to, from_, indices.size * run_bytes, _BY_ADDRESS, self._engine)
             return
         ranges = extents(indices) if stride == run_bytes else Extents(indices, np.ones_like(indices))
-        host, sizes = ranges.firsts * np.uint64(stride) + np.uint64(base), ranges.counts * np.uint64(run_bytes)
+        host, sizes = Runs(base, stride, ranges.firsts).addresses, ranges.counts * np.uint64(run_bytes)
         device = np.cumsum(sizes) - sizes + np.uint64(part.address)
         if to_host:
             copy_batch(self.device, host, device, sizes, self._engine, SourceOrder.STREAM)

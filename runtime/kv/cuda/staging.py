@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamoc.runtime.kv.cuda.device import on_device, runtime, wait_for
+from dynamoc.runtime.kv.cuda.device import DISABLE_TIMING, on_device, runtime, wait_for
 
 Table = NDArray[np.uint64]
 ROW_BYTES = 16
 """A row is two 64-bit words: the index of a source and of a destination; a plain and a weighted sum."""
-_DISABLE_TIMING = 2
 _MAPPED = 2
 
 
@@ -71,7 +70,7 @@ class Ring:
             self._device_memory = runtime.malloc(self.slots * size)
             for slot in range(self.slots):
                 start = self._host + 2 * slot * size
-                event = runtime.eventCreateWithFlags(_DISABLE_TIMING)
+                event = runtime.eventCreateWithFlags(DISABLE_TIMING)
                 indices, sums = _table(start, 2, self.rows), _table(start + size, self.rows, 2)
                 self._ring.append(Slot(indices, sums, self._device_memory + slot * size, event))
 

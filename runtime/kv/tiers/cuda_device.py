@@ -15,7 +15,7 @@ import numpy as np
 
 from dynamoc.runtime.kv.cuda.batch import SourceOrder, copy_batch
 from dynamoc.runtime.kv.cuda.copier import SHORT_DIGEST, Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, checked, on_device, runtime
+from dynamoc.runtime.kv.cuda.device import NON_BLOCKING, DeviceError, checked, on_device, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.tiers.page import Digests, PageFormat
 from dynamoc.runtime.kv.tiers.pieces import Addresses, Pieces, address_of, down, up
@@ -140,7 +140,7 @@ class _Lane:
         self._device = device
         self._kernels = Copier(device, CTAS, slots=2, slot_runs=SLOT_RUNS)
         with on_device(device, "make a stream"):
-            self._engine: int = runtime.streamCreateWithFlags(1)
+            self._engine: int = runtime.streamCreateWithFlags(NON_BLOCKING)
             self._moved: int = runtime.eventCreateWithFlags(_BLOCKING_UNTIMED)
 
     def copy(self, way: Way, pieces: Pieces, order: SourceOrder) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from driving import Listener, request
+from gpu_pools import why_no_gpu
 from tiny import GEOMETRY, worker_settings, write_model
 
 from dynamoc.runtime.engines.native.engine import CoreEngine
@@ -17,7 +18,7 @@ from dynamoc.runtime.engines.native.runner import TorchRunner
 from dynamoc.runtime.engines.native.sequence import Chunk, Sequence, Step
 from dynamoc.runtime.engines.protocol import Written
 from dynamoc.runtime.engines.registry import make_engine
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime, wait_for
+from dynamoc.runtime.kv.cuda.device import runtime, wait_for
 from dynamoc.runtime.manifest import CacheSettings, DiskTier
 from dynamoc.runtime.plane.messages import Sampling
 
@@ -25,14 +26,7 @@ PROMPTS = [[(7 * n + 3 * k) % GEOMETRY["vocab_size"] for k in range(60)] for n i
 FRAME = 64 << 10
 
 
-def why_not() -> str:
-    try:
-        return "" if require_devices() else "this process sees no GPU"
-    except DeviceError as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a GPU")
+pytestmark = pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "there is a GPU")
 
 
 @pytest.fixture(scope="module")

@@ -12,25 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_pools import why_no_gpu
 from kept_engine import BLOCK_SIZE, OUTPUT, PROMPTS
 from memory_owners import end_owners
 from tiny import write_model
-
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices
 
 # Of each sequence the last token is never computed.
 STORED = [(len(prompt) + OUTPUT - 1) // BLOCK_SIZE for prompt in PROMPTS]
 PREFIX = [(len(prompt) - 1) // BLOCK_SIZE for prompt in PROMPTS]
 
 
-def has_gpu() -> bool:
-    try:
-        return bool(require_devices())
-    except DeviceError:
-        return False
-
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not has_gpu(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(bool(why_no_gpu()), reason="no GPU"))]
 
 
 @pytest.fixture(scope="module")

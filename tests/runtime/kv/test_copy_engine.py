@@ -6,28 +6,24 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from gpu_pools import download, uploaded, why_no_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamoc.runtime.kv.cuda.batch import why_no_batches
 from dynamoc.runtime.kv.cuda.copier import Runs
 from dynamoc.runtime.kv.cuda.copy_engine import LEAST_BYTES, EngineCopier, engine_share
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
-from dynamoc.runtime.kv.cuda.pool import DevicePool
+from dynamoc.runtime.kv.cuda.device import runtime
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.transfer.sums import sums_of
 
 BLOCKS = 24
 
 
-def why_not() -> str:
-    try:
-        return why_no_batches() if require_devices() else "this process sees no GPU"
-    except DeviceError as error:
-        return str(error)
+WHY_NOT = why_no_gpu() or why_no_batches()
+LAYOUT = KvLayout(1, 1, 1, 2 << 20, "uint8", 1, 1)
 
-
-on_gpu = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a GPU")
+on_gpu = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is a GPU")
 
 
 @given(st.integers(0, 100_000), st.integers(1, 1 << 26))
@@ -50,19 +46,6 @@ def copier() -> Iterator[EngineCopier]:
     made.close()
 
 
-def pool_of(data: np.ndarray) -> DevicePool:
-    layout = KvLayout(1, 1, 1, data.shape[1], "uint8", 1, 1)
-    pool = DevicePool(layout, len(data), 0)
-    runtime.memcpy(pool.address, data.ctypes.data, data.size, 1)
-    return pool
-
-
-def download(pool: DevicePool) -> np.ndarray:
-    data = np.empty(pool.data_bytes, np.uint8)
-    runtime.memcpy(data.ctypes.data, pool.address, data.size, 2)
-    return data.reshape(pool.blocks, -1)
-
-
 @on_gpu
 @pytest.mark.parametrize("sums", [False, True])
 @pytest.mark.parametrize("span", [(0, 2 << 20), (4096, 1 << 20), (12, (1 << 20) + 20), (0, 65536)])
@@ -72,7 +55,7 @@ def test_kernel_and_engine_copy_every_byte_and_no_other(
     (start, size), random = span, np.random.default_rng(3)
     data = random.integers(0, 256, (BLOCKS, 2 << 20), np.uint8)
     want = np.full_like(data, 0xA5)
-    source, destination = pool_of(data), pool_of(want)
+    source, destination = uploaded(LAYOUT, data), uploaded(LAYOUT, want)
     sources, destinations = (random.permutation(BLOCKS)[:19].astype(np.uint64) for _ in range(2))
     into = np.zeros((19, 2), np.uint64)
 
@@ -99,11 +82,11 @@ def test_kernel_and_engine_copy_every_byte_and_no_other(
 @on_gpu
 def test_both_wait_for_what_comes_before(copier: EngineCopier) -> None:
     """The source is filled by another stream that is kept busy before."""
-    size = 1 << 20
-    source = pool_of(np.zeros((BLOCKS, size), np.uint8))
-    destination = pool_of(np.zeros((BLOCKS, size), np.uint8))
+    size = LAYOUT.block_bytes
+    source = uploaded(LAYOUT, np.zeros((BLOCKS, size), np.uint8))
+    destination = uploaded(LAYOUT, np.zeros((BLOCKS, size), np.uint8))
     before = EngineCopier(0, ctas=1)
-    filled = pool_of(np.random.default_rng(4).integers(0, 256, (BLOCKS, size), np.uint8))
+    filled = uploaded(LAYOUT, np.random.default_rng(4).integers(0, 256, (BLOCKS, size), np.uint8))
     everything = np.arange(BLOCKS, dtype=np.uint64)
     event = runtime.eventCreateWithFlags(2)
 
@@ -111,7 +94,7 @@ def test_both_wait_for_what_comes_before(copier: EngineCopier) -> None:
         before.copy(
             Runs(filled.address, size // 16, everything), Runs(source.address, size // 16, everything), size // 16
         )
-    last = Runs(source.address, 65536, np.arange(BLOCKS * 16, dtype=np.uint64))
+    last = Runs(source.address, 65536, np.arange(BLOCKS * size // 65536, dtype=np.uint64))
     before.copy(Runs(filled.address, 65536, last.indices), last, 65536)
     runtime.eventRecord(event, before.stream)
     copier.after(event)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import xxhash
+from gpu_pools import download, uploaded, why_no_gpu
 
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
+from dynamoc.runtime.kv.cuda.device import DeviceError, runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool, PinnedPool
 from dynamoc.runtime.kv.cuda.staged import StagedCopier
 from dynamoc.runtime.kv.layout import KvLayout
@@ -23,34 +24,19 @@ BLOCKS = 200
 POISON = 0xA5
 
 
-def why_not() -> str:
-    try:
-        return "" if require_devices() else "this process sees no GPU"
-    except DeviceError as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a GPU")
+pytestmark = pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "there is a GPU")
 
 
 def layout(block_bytes: int) -> KvLayout:
     return KvLayout(layers=1, heads=1, head_dim=1, block_size=block_bytes, dtype="uint8", item_bytes=1, parts=1)
 
 
-def download(pool: DevicePool) -> np.ndarray:
-    data = np.empty(pool.data_bytes, np.uint8)
-    runtime.memcpy(data.ctypes.data, pool.address, data.size, 2)
-    return data.reshape(pool.blocks, -1)
-
-
 def filled(block_bytes: int, seed: int | None = None) -> tuple[DevicePool, np.ndarray]:
     """A pool of random blocks, or a poisoned one."""
-    pool = DevicePool(layout(block_bytes), BLOCKS, 0)
     data = np.full((BLOCKS, block_bytes), POISON, np.uint8)
     if seed is not None:
         data[:] = np.random.default_rng(seed).integers(0, 256, data.shape, np.uint8)
-    runtime.memcpy(pool.address, data.ctypes.data, data.size, 1)
-    return pool, data
+    return uploaded(layout(block_bytes), data), data
 
 
 def orders(count: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:

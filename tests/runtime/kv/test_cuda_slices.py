@@ -6,10 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from gpu_pools import download, uploaded, why_no_gpu
 
 from dynamoc.runtime.kv.cuda.copier import Copier, Runs
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
-from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.transfer.shards import crossings, heads_of
 from dynamoc.runtime.kv.transfer.slices import copy_slices, sum_slices
@@ -20,25 +19,12 @@ POISON = 0xA5
 HEADS = 4
 
 
-def why_not() -> str:
-    try:
-        return "" if require_devices() else "this process sees no GPU"
-    except DeviceError as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a GPU")
+pytestmark = pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "there is a GPU")
 
 
 def rank(ranks: int, number: int, order: Order, dim: int) -> Placement:
     held = heads_of(HEADS, ranks, number)
     return Placement(KvLayout(3, held.count, dim, 16, "bytes", 2), BLOCKS, order, held)
-
-
-def uploaded(place: Placement, data: np.ndarray) -> DevicePool:
-    pool = DevicePool(place.layout, BLOCKS, 0)
-    runtime.memcpy(pool.address, data.ctypes.data, data.size, 1)
-    return pool
 
 
 def both(copier: Copier, from_: Placement, to: Placement, layers: range | None, heads: range | None) -> None:
@@ -47,7 +33,7 @@ def both(copier: Copier, from_: Placement, to: Placement, layers: range | None, 
     random = np.random.default_rng(1)
     data = random.integers(0, 256, from_.layout.block_bytes * BLOCKS, np.uint8)
     want = np.full(to.layout.block_bytes * BLOCKS, POISON, np.uint8)
-    source, target = uploaded(from_, data), uploaded(to, want)
+    source, target = uploaded(from_.layout, data), uploaded(to.layout, want)
     sources, destinations = random.permutation(BLOCKS), random.permutation(BLOCKS)
     runs = [
         Runs(pool.address, stride, order.astype(np.uint64))
@@ -61,8 +47,7 @@ def both(copier: Copier, from_: Placement, to: Placement, layers: range | None, 
     copy.wait(30)
     found = copier.sum_slices(there, runs[1])
     found.wait(30)
-    got = np.empty_like(want)
-    runtime.memcpy(got.ctypes.data, target.address, got.size, 2)
+    got = download(target).reshape(-1)
     source.close()
     target.close()
 

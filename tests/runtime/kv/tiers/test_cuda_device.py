@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_pools import download, why_no_gpu
 from tier_kit import WAIT_S, chain
 
 from dynamoc.runtime.kv.cuda.batch import why_no_batches
-from dynamoc.runtime.kv.cuda.device import DeviceError, require_devices, runtime
+from dynamoc.runtime.kv.cuda.device import runtime
 from dynamoc.runtime.kv.cuda.pool import DevicePool
 from dynamoc.runtime.kv.layout import KvLayout
 from dynamoc.runtime.kv.pool import HostPool
@@ -25,17 +26,10 @@ from dynamoc.runtime.manifest import CacheSettings, DiskTier, ObjectTier
 
 LAYOUT = KvLayout(layers=5, heads=3, head_dim=24, block_size=7, dtype="float16", item_bytes=2)
 BLOCKS = 300
-_DOWN, _UP = 2, 1
+_UP = 1
 
 
-def why_not() -> str:
-    try:
-        return "" if require_devices() else "this process sees no GPU"
-    except DeviceError as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a GPU")
+pytestmark = pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu() or "there is a GPU")
 
 
 def filled(pool: DevicePool, seed: int) -> np.ndarray:
@@ -49,12 +43,6 @@ def poison(pool: DevicePool) -> None:
     """Over, before any stream that waits for no other touches the pool."""
     runtime.memset(pool.address, 0xA5, pool.data_bytes)
     runtime.deviceSynchronize()
-
-
-def content(pool: DevicePool) -> np.ndarray:
-    data = np.empty(pool.data_bytes, np.uint8)
-    runtime.memcpy(data.ctypes.data, pool.address, data.size, _DOWN)
-    return data.reshape(pool.blocks, -1)
 
 
 def only(way: Way) -> Ways:
@@ -86,7 +74,7 @@ def test_pages_are_those_of_a_cpu_worker(batch_bytes: int, way: Way) -> None:
     poison(on_gpu)
     device.write(pages[0][:200], order[:200])
 
-    got = content(on_gpu)
+    got = download(on_gpu)
     assert (got[order[:200]] == data[order[:200]]).all()
     assert (got[order[200:]] == 0xA5).all(), "no other block was touched"
     assert {(kind, op) for kind, op in device.ways_taken()} == {(way, "offload"), (way, "onboard")}
@@ -95,7 +83,7 @@ def test_pages_are_those_of_a_cpu_worker(batch_bytes: int, way: Way) -> None:
     poison(on_gpu)
     device.write([page[span.start : span.end] for page in pages[0]], order, range(1, 3))
 
-    got = content(on_gpu)
+    got = download(on_gpu)
     assert (got[order, span.start : span.end] == data[order, span.start : span.end]).all()
     assert (np.delete(got, np.s_[span.start : span.end], 1) == 0xA5).all(), "no other layer was touched"
     pages.clear()
@@ -132,7 +120,7 @@ def test_every_byte_comes_back_through_every_tier(tiers: str, tmp_path: Path) ->
     assert load is not None
     assert over.wait(WAIT_S)
     assert load.prefix == BLOCKS
-    assert (content(pool)[places] == data).all()
+    assert (download(pool)[places] == data).all()
     if stack.host is not None:
         (entry,) = stack.host.ledger.pin([keys[123].name])
         stack.host.frame(entry)[4096 + 777] ^= 4
